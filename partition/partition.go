@@ -1,0 +1,147 @@
+// Package partition is one replicated log: a Raft group whose log is the
+// partition's data log.
+//
+// A Replica appends, at the leader, and reads. What holds:
+//
+//   - LogStart <= HighWatermark <= LogEnd. What lies below the high watermark is
+//     committed, is served, and never changes; offsets below it are dense.
+//   - A verdict (appended, duplicate, refused) is taken when the entry is stored, in log order,
+//     from state that is a function of the stored log alone. Every other replica
+//     finds the same verdict for itself, and stops when it does not.
+//   - Nobody is told anything that could still be undone, unless it asked for less: an
+//     answer, a refusal too, waits until its entry has committed.
+//   - Every append is answered once: with the leader's ruling, as not done, or as
+//     unknown when the term or the replica ends first.
+//   - A start rereads what lies behind the last checkpoint, and retention keeps it.
+//   - The first disk error ends the replica.
+//
+// docs/format/partition.md draws the envelope, the state and the checkpoint.
+package partition
+
+import (
+	"log/slog"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/tidemarkhq/tidemark/internal/clock"
+	"github.com/tidemarkhq/tidemark/internal/fsx"
+	"github.com/tidemarkhq/tidemark/log"
+	"github.com/tidemarkhq/tidemark/partition/raftgroup"
+	"github.com/tidemarkhq/tidemark/proto/record"
+)
+
+// Config says which replica this is and where it lives.
+type Config struct {
+	Dir       string // of this replica alone
+	Topic     log.UUID
+	TopicName string // for messages and metrics only
+	Partition int32
+	// ID is broker/replica-UUID; it is the Raft address as well. The UUID is
+	// new for each creation of a replica.
+	ID raft.ServerID
+	// Voters are the first members of the group. They are given only while the
+	// assignment is new: Start forms the group with them. A replica that was
+	// formed before is opened without them, and must find its log.
+	Voters      []raft.Server
+	TopicConfig TopicConfig
+}
+
+// TopicConfig is the part of a topic's configuration that its replicas obey.
+type TopicConfig struct {
+	SegmentBytes    int64
+	SegmentAge      time.Duration
+	Retention       log.Retention
+	MaxBatchBytes   int           // max.message.bytes; 0: Kafka's default
+	LogAppendTime   bool          // message.timestamp.type
+	TimestampBefore time.Duration // message.timestamp.before.max.ms; 0: no limit
+	TimestampAfter  time.Duration // message.timestamp.after.max.ms; 0: no limit
+	MinInsync       int           // min.insync.replicas; 0 means 1
+	// Flush is commit (the default), interval or os. With commit an append is on disk
+	// before it counts; with the others it is written, and the Flush method (interval) or the
+	// operating system (os) brings it to the disk later.
+	Flush         string
+	FlushInterval time.Duration
+	CleanupPolicy string // delete (the default), compact, or both
+}
+
+// Deps is what a replica depends on.
+type Deps struct {
+	FS     fsx.FS
+	Clock  clock.Clock
+	Logger *slog.Logger
+	// Log is what the logs of a broker share: Budget, Files, Watchdog, Space,
+	// Pool, Syncs, Metrics, IndexIntervalBytes. The replica sets the rest of it.
+	Log log.Config
+	// Stable keeps term and vote: one slot of the broker's store.
+	Stable raft.StableStore
+	// Transport of this group. Nil: the group has one member and needs none.
+	Transport raft.Transport
+	// Timing of the group; the zero Timing is raftgroup's default.
+	Timing raftgroup.Timing
+	// GroupMetrics is shared by the groups of a broker. Nil: none.
+	GroupMetrics *raftgroup.Metrics
+	// ISR knows the in-sync replicas. Nil: this replica is alone.
+	ISR ISR
+	// Metrics is shared by the replicas of a broker. Nil: none.
+	Metrics *Metrics
+	// OnLeadership, when not nil, is called each time this replica begins to lead (it has
+	// committed in its term) or ceases to. It must not block, and must not call the replica.
+	OnLeadership func(epoch record.Epoch, leads bool)
+	// OnFatal is called once when this replica can no longer be trusted: the disk failed, the
+	// log is damaged, or this replica and the leader decided differently.
+	// It is called without locks, on a goroutine of its own; it must not wait for Stop.
+	OnFatal func(error)
+}
+
+// ISR is what the leader of a partition knows of its in-sync replicas. Its
+// owner calls Replica.InSync when one of the answers has changed.
+type ISR interface {
+	// Size is how many replicas are in sync, the leader included.
+	Size() int
+	// Durable is the index up to which every one of them has all entries on disk.
+	Durable() log.Index
+}
+
+// alone is the ISR of a group of one.
+type alone struct{}
+
+func (alone) Size() int          { return 1 }
+func (alone) Durable() log.Index { return ^log.Index(0) }
+
+// The values of TopicConfig.Flush.
+const (
+	flushCommit   = "commit"
+	flushInterval = "interval"
+	flushOS       = "os"
+)
+
+const (
+	// defaultMaxBatchBytes is Kafka's max.message.bytes.
+	defaultMaxBatchBytes = 1048588
+	// maxBatchBytes bounds what a topic may ask for: a frame of the log must hold it.
+	maxBatchBytes = 64 << 20
+)
+
+func (c TopicConfig) withDefaults() *TopicConfig {
+	if c.Flush != flushInterval && c.Flush != flushOS {
+		c.Flush = flushCommit
+	}
+	if c.MaxBatchBytes <= 0 {
+		c.MaxBatchBytes = defaultMaxBatchBytes
+	}
+	c.MaxBatchBytes = min(c.MaxBatchBytes, maxBatchBytes)
+	c.MinInsync = max(c.MinInsync, 1)
+	return &c
+}
+
+// retention is what the log may give up. What is only compacted keeps the newest
+// record of each key for ever, so nothing goes by age or size.
+func (c *TopicConfig) retention() log.Retention {
+	if c.compacted() && !hasPolicy(c.CleanupPolicy, "delete") {
+		return log.Retention{Age: -1, Bytes: -1}
+	}
+	return c.Retention
+}
+
+func (c *TopicConfig) compacted() bool { return hasPolicy(c.CleanupPolicy, "compact") }

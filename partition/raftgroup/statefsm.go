@@ -1,0 +1,176 @@
+package raftgroup
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/tidemarkhq/tidemark/internal/clock"
+	"github.com/tidemarkhq/tidemark/proto/errs"
+)
+
+// A command travels in an envelope that names its proposer, so that the replica
+// that proposed it, and no other, hands the result to whoever waits. Raft's own futures are not
+// used: those in a queue at shutdown are never answered.
+const (
+	envelopeBytes   = 18
+	envelopeVersion = 1
+	kindCommand     = 0
+	kindMark        = 1 // changes nothing; shows that everything before is applied
+)
+
+var errBadEnvelope = errs.New(errs.UnsupportedVersion, "a command of a newer or damaged format was not applied")
+
+type proposalID struct{ session, sequence uint64 }
+
+func encodeEnvelope(id proposalID, kind byte, command []byte) []byte {
+	b := make([]byte, envelopeBytes, envelopeBytes+len(command))
+	b[0], b[1] = envelopeVersion, kind
+	binary.LittleEndian.PutUint64(b[2:], id.session)
+	binary.LittleEndian.PutUint64(b[10:], id.sequence)
+	return append(b, command...)
+}
+
+func decodeEnvelope(b []byte) (id proposalID, kind byte, command []byte, err error) {
+	if len(b) < envelopeBytes || b[0] != envelopeVersion || b[1] > kindMark {
+		return id, 0, nil, errBadEnvelope
+	}
+	id = proposalID{binary.LittleEndian.Uint64(b[2:]), binary.LittleEndian.Uint64(b[10:])}
+	return id, b[1], b[envelopeBytes:], nil
+}
+
+// stateFSM drives a StateMachine from Raft's FSM goroutine.
+type stateFSM struct {
+	sm      StateMachine
+	waits   *waits
+	metrics *Metrics
+	// applied is told how many bytes each applied entry had.
+	applied func(bytes int)
+}
+
+// Apply implements raft.FSM. It never panics on what the log holds.
+func (m *stateFSM) Apply(entry *raft.Log) any {
+	id, kind, command, err := decodeEnvelope(entry.Data)
+	if err != nil {
+		return err
+	}
+	var result any
+	if kind == kindCommand {
+		began := clock.Monotonic()
+		result = m.sm.Apply(entry.Index, command)
+		m.metrics.apply.Observe(clock.Since(began).Seconds())
+	}
+	m.waits.answer(id, result)
+	m.applied(len(entry.Data))
+	return nil
+}
+
+// Snapshot implements raft.FSM.
+func (m *stateFSM) Snapshot() (raft.FSMSnapshot, error) {
+	state, err := m.sm.Snapshot()
+	if err != nil {
+		return nil, fmt.Errorf("snapshot of the state machine: %w", err)
+	}
+	return stateSnapshot(state), nil
+}
+
+// Restore implements raft.FSM.
+func (m *stateFSM) Restore(r io.ReadCloser) error {
+	defer r.Close()
+	state, err := io.ReadAll(io.LimitReader(r, maxSnapshotBytes+1))
+	if err != nil {
+		return err
+	}
+	if len(state) > maxSnapshotBytes {
+		return fmt.Errorf("snapshot is above %d bytes", maxSnapshotBytes)
+	}
+	return m.sm.Restore(state)
+}
+
+type stateSnapshot []byte
+
+func (s stateSnapshot) Persist(sink raft.SnapshotSink) error {
+	if _, err := sink.Write(s); err != nil {
+		return err
+	}
+	return sink.Close()
+}
+
+func (s stateSnapshot) Release() {}
+
+// waits holds the proposals that wait for their result.
+type waits struct {
+	session uint64 // of this start of the group
+	mu      sync.Mutex
+	next    uint64                 // guarded by mu
+	open    map[proposalID]*waiter // guarded by mu
+	free    chan struct{}          // a token for each proposal that may be open
+}
+
+type waiter struct {
+	id     proposalID
+	term   uint64
+	answer chan answer // capacity 1
+}
+
+type answer struct {
+	result any
+	err    error
+}
+
+func newWaits(session uint64, limit int) *waits {
+	w := &waits{session: session, open: map[proposalID]*waiter{}, free: make(chan struct{}, limit)}
+	for range limit {
+		w.free <- struct{}{}
+	}
+	return w
+}
+
+// add registers a waiter. The caller holds one of the tokens; it goes back when the waiter is
+// answered, not when the caller gives up, since the entry still lies in Raft's queue.
+func (w *waits) add(term uint64) *waiter {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.next++
+	o := &waiter{id: proposalID{w.session, w.next}, term: term, answer: make(chan answer, 1)}
+	w.open[o.id] = o
+	return o
+}
+
+// drop forgets a waiter whose entry was never handed to Raft. It tells whether it was still open.
+func (w *waits) drop(o *waiter) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.removeLocked(o)
+}
+
+func (w *waits) removeLocked(o *waiter) bool {
+	if w.open[o.id] != o {
+		return false
+	}
+	delete(w.open, o.id)
+	w.free <- struct{}{} // never blocks: the token was taken from there
+	return true
+}
+
+func (w *waits) answer(id proposalID, result any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if o := w.open[id]; o != nil && w.removeLocked(o) {
+		o.answer <- answer{result: result}
+	}
+}
+
+// fail answers all that were proposed in a term up to the given one.
+func (w *waits) fail(term uint64, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, o := range w.open {
+		if o.term <= term && w.removeLocked(o) {
+			o.answer <- answer{err: err}
+		}
+	}
+}
