@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/tidemarkhq/tidemark/internal/fsx"
+	"github.com/tidemarkhq/tidemark/internal/fsx/sim"
 	"github.com/tidemarkhq/tidemark/partition/raftgroup"
 	"github.com/tidemarkhq/tidemark/partition/raftgroup/statetest"
 	"github.com/tidemarkhq/tidemark/proto/errs"
@@ -37,6 +38,8 @@ func TestTheStateMachineIsDeterministic(t *testing.T) {
 type onDisk struct {
 	t      *testing.T
 	dir    string
+	fs     fsx.FS
+	log    raftgroup.StateLog // nil: in dir
 	topics *fakeTopics
 	c      *Coordinator
 	stable *raftgroup.StableStore
@@ -46,7 +49,7 @@ type onDisk struct {
 func (d *onDisk) start() {
 	d.t.Helper()
 	var err error
-	if d.stable, err = raftgroup.OpenStable(fsx.OS(), filepath.Join(d.dir, "stable"), nil); err != nil {
+	if d.stable, err = raftgroup.OpenStable(d.fs, filepath.Join(d.dir, "stable"), nil); err != nil {
 		d.t.Fatal(err)
 	}
 	slot, err := d.stable.Slot([16]byte{1})
@@ -57,7 +60,7 @@ func (d *onDisk) start() {
 		d.t.Fatal(err)
 	}
 	d.group, err = raftgroup.OpenState(raftgroup.StateConfig{
-		Name: "coord-0", Dir: filepath.Join(d.dir, "coord-0"), FS: fsx.OS(), ID: "b/1", Stable: slot, SnapshotEvery: 16,
+		Name: "coord-0", Dir: filepath.Join(d.dir, "coord-0"), FS: d.fs, ID: "b/1", Stable: slot, Log: d.log, SnapshotEvery: 16,
 		Transport: raftgroup.NewLoopback("b/1"), Voters: []raft.Server{{ID: "b/1", Address: "b/1"}},
 	}, d.c.StateMachine(0))
 	if err != nil {
@@ -93,7 +96,27 @@ func (d *onDisk) stop() {
 // TestRestartKeepsGroups stops the coordinator and its state group, and starts them from disk: members,
 // generations, assignments and offsets are as they were, and nobody has to join again.
 func TestRestartKeepsGroups(t *testing.T) {
-	d := &onDisk{t: t, dir: t.TempDir(), topics: &fakeTopics{all: map[string]Topic{}}}
+	restartKeepsGroups(&onDisk{t: t, dir: t.TempDir(), fs: fsx.OS()})
+}
+
+// memoryLog is a log that somebody else keeps: the simulator runs state groups on such a one, since
+// tidwall/wal knows no file system but the machine's.
+type memoryLog struct{ *raft.InmemStore }
+
+func (memoryLog) Size() int64  { return 0 }
+func (memoryLog) Close() error { return nil }
+
+func TestRestartKeepsGroupsInMemory(t *testing.T) {
+	fsys := sim.New()
+	if err := fsys.MkdirAll("/data", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	restartKeepsGroups(&onDisk{t: t, dir: "/data", fs: fsys, log: memoryLog{raft.NewInmemStore()}})
+}
+
+func restartKeepsGroups(d *onDisk) {
+	t := d.t
+	d.topics = &fakeTopics{all: map[string]Topic{}}
 	d.topics.set("t", 6)
 	d.start()
 	members := map[string]HeartbeatResponse{}

@@ -155,7 +155,7 @@ func TestLogIsMadeToFitTheSnapshot(t *testing.T) {
 			for i := c.first; i <= c.last; i++ {
 				must(t, log.Append([]statelog.Entry{{Index: i, Term: 2}}))
 			}
-			err = stateLogs{log}.reconcile(c.snapshot)
+			err = reconcile(stateLogs{log}, c.snapshot)
 			if errors.Is(err, ErrCorrupt) != c.corrupt || !c.corrupt && err != nil {
 				t.Fatalf("reconcile: %v", err)
 			}

@@ -45,6 +45,8 @@ type StateConfig struct {
 	// Transport and Stable are shared with other groups; see Parts.
 	Transport raft.Transport
 	Stable    raft.StableStore
+	// Log keeps the entries; the group closes it. Nil: a statelog in Dir.
+	Log StateLog
 	// Voters, when not empty, bootstraps a group that has no state. Give
 	// it only when the group is new: a group that was formed and has lost its state must not be formed again.
 	Voters []raft.Server
@@ -75,7 +77,7 @@ const (
 type StateGroup struct {
 	cfg   StateConfig
 	group *Group
-	log   *statelog.Log
+	log   StateLog
 	waits *waits
 
 	snapshots *snapshotStore
@@ -134,12 +136,13 @@ func (g *StateGroup) openParts(sm StateMachine) (Parts, error) {
 		return Parts{}, err
 	}
 	g.waits = newWaits(binary.LittleEndian.Uint64(session[:]), maxProposals)
-	log, rec, err := statelog.Open(statelog.Config{Dir: filepath.Join(g.cfg.Dir, "log"), FS: g.cfg.FS, Logger: g.cfg.Logger})
+	if err := g.openLog(); err != nil {
+		return Parts{}, err
+	}
+	_, last, err := ends(g.log)
 	if err != nil {
 		return Parts{}, err
 	}
-	g.log = log
-	g.cfg.Metrics.cut.Add(float64(rec.CutBytes))
 	snapshots, damaged, err := openSnapshots(g.cfg.FS, filepath.Join(g.cfg.Dir, "snapshots"), g.cfg.Logger, g.cfg.Metrics)
 	if err != nil {
 		return Parts{}, err
@@ -150,20 +153,33 @@ func (g *StateGroup) openParts(sm StateMachine) (Parts, error) {
 	if err != nil {
 		return Parts{}, err
 	}
-	if newest == nil && damaged > 0 && log.Last() == 0 {
+	if newest == nil && damaged > 0 && last == 0 {
 		return Parts{}, fmt.Errorf("no sound snapshot is left: %w", ErrCorrupt)
 	}
 	// A snapshot has its name only when it is whole on disk, and the log may have been dropped for it.
 	// What it held must be in the log or in a newer one.
-	if have := log.Last(); snapshots.lost > have && (newest == nil || snapshots.lost > newest.Index) {
+	if snapshots.lost > last && (newest == nil || snapshots.lost > newest.Index) {
 		return Parts{}, fmt.Errorf("the snapshot at entry %d is damaged, and the log ends at entry %d: %w; "+
-			"replace this replica, or restore its directory", snapshots.lost, have, ErrCorrupt)
+			"replace this replica, or restore its directory", snapshots.lost, last, ErrCorrupt)
 	}
-	logs := stateLogs{log}
-	if err := logs.reconcile(newest); err != nil {
+	if err := reconcile(g.log, newest); err != nil {
 		return Parts{}, err
 	}
-	return Parts{FSM: fsm, Logs: logs, Stable: g.cfg.Stable, Snapshots: snapshots, Transport: g.cfg.Transport}, nil
+	return Parts{FSM: fsm, Logs: g.log, Stable: g.cfg.Stable, Snapshots: snapshots, Transport: g.cfg.Transport}, nil
+}
+
+func (g *StateGroup) openLog() error {
+	if g.cfg.Log != nil {
+		g.log = g.cfg.Log
+		return nil
+	}
+	log, rec, err := statelog.Open(statelog.Config{Dir: filepath.Join(g.cfg.Dir, "log"), FS: g.cfg.FS, Logger: g.cfg.Logger})
+	if err != nil {
+		return err
+	}
+	g.log = stateLogs{log}
+	g.cfg.Metrics.cut.Add(float64(rec.CutBytes))
+	return nil
 }
 
 func restoreNewest(snapshots *snapshotStore, fsm *stateFSM) (*raft.SnapshotMeta, error) {
@@ -212,7 +228,11 @@ func (g *StateGroup) bootstrapOnce(cfg Config, parts Parts) error {
 		return err
 	}
 	snapshots, err := parts.Snapshots.List()
-	if err == nil && len(snapshots) == 0 && g.log.Last() == 0 {
+	if err != nil {
+		return err
+	}
+	_, last, err := ends(g.log)
+	if err == nil && len(snapshots) == 0 && last == 0 {
 		err = fmt.Errorf("the group has voted but its log and snapshots are gone: %w; restore %s", ErrCorrupt, g.cfg.Dir)
 	}
 	return err
@@ -375,7 +395,7 @@ func (g *StateGroup) trim() error {
 	if err != nil || len(metas) == 0 {
 		return err
 	}
-	return fencedLog{stateLogs{g.log}, g.group.fence}.DeleteRange(1, metas[0].Index)
+	return fencedLog{g.log, g.group.fence}.DeleteRange(1, metas[0].Index)
 }
 
 // Stop stops the group and closes its files. After an error Raft may still use them.

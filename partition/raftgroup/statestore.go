@@ -10,7 +10,16 @@ import (
 	"github.com/tidemarkhq/tidemark/log/statelog"
 )
 
-// stateLogs is a statelog as Raft's LogStore.
+// StateLog is the Raft log of a state group: package log/statelog, unless StateConfig.Log says
+// otherwise. What StoreLogs and DeleteRange have done when they return is durable.
+type StateLog interface {
+	raft.LogStore
+	// Size is about how many bytes the entries take.
+	Size() int64
+	Close() error
+}
+
+// stateLogs is a statelog as a StateLog.
 type stateLogs struct{ *statelog.Log }
 
 // FirstIndex implements raft.LogStore.
@@ -54,10 +63,10 @@ func (l stateLogs) StoreLogs(entries []*raft.Log) error {
 // leader, may leave a log that ends below the snapshot or that disagrees at it: then the snapshot
 // says all, and the log starts anew behind it. A log that starts too late
 // means that a snapshot is lost.
-func (l stateLogs) reconcile(snapshot *raft.SnapshotMeta) error {
-	first, last := l.First(), l.Last()
-	if last == 0 {
-		return nil
+func reconcile(l raft.LogStore, snapshot *raft.SnapshotMeta) error {
+	first, last, err := ends(l)
+	if err != nil || last == 0 {
+		return err
 	}
 	var base uint64
 	if snapshot != nil {
@@ -71,8 +80,8 @@ func (l stateLogs) reconcile(snapshot *raft.SnapshotMeta) error {
 		return nil
 	}
 	if last >= base {
-		e, err := l.Entry(base)
-		if err != nil {
+		var e raft.Log
+		if err := l.GetLog(base, &e); err != nil {
 			return err
 		}
 		if e.Term == snapshot.Term {
@@ -80,4 +89,13 @@ func (l stateLogs) reconcile(snapshot *raft.SnapshotMeta) error {
 		}
 	}
 	return l.DeleteRange(first, last)
+}
+
+// ends are the first and the last index of a log.
+func ends(l raft.LogStore) (first, last uint64, err error) {
+	first, err = l.FirstIndex()
+	if err == nil {
+		last, err = l.LastIndex()
+	}
+	return first, last, err
 }
