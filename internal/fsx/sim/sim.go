@@ -8,14 +8,16 @@
 // It is stricter than ext4, xfs and btrfs, which keep more.
 //
 // Faults are input: a hook sees every operation before it happens and may fail it,
-// shorten it, or cut the power there.
+// delay it, garble it, lead its sectors astray, or cut the power there. Plan makes a hook of
+// rules and a seed. The file system itself has no chance and no clock in it: the same
+// operations, faults and random numbers give the same disk.
 package sim
 
 import (
 	"errors"
 	"io"
 	"io/fs"
-	"math/rand/v2"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -54,33 +56,10 @@ const (
 // Mutates tells whether the operation changes what a reboot may find.
 func (k Kind) Mutates() bool { return k != OpRead && k != OpOpen }
 
-// Op is an operation about to happen.
-type Op struct {
-	Kind Kind
-	Name string
-	// N counts the mutating operations of the file system, from 1; it
-	// stays the same for reads and opens.
-	N int
-	// Off and Len are the range of a read or write, Len the size of a truncate.
-	Off int64
-	Len int
-}
-
-// Fault is what a hook does to an operation. The zero Fault lets it happen.
-type Fault struct {
-	// Err fails the operation. A write happens for its first Short bytes
-	// all the same; a failed sync makes nothing durable and, as Linux does
-	// (fsyncgate), forgets that the file was dirty: a later sync succeeds
-	// and makes only later writes durable.
-	Err   error
-	Short int
-	// Crash cuts the power before the operation. It and all later
-	// operations fail with ErrCrashed.
-	Crash bool
-}
-
 // FS is the file system. It implements fsx.FS.
 type FS struct {
+	down chan struct{} // closed when the power goes: nothing waits longer
+
 	mu      sync.Mutex
 	root    *inode // guarded by mu, as is all below
 	crashed bool
@@ -93,29 +72,9 @@ type FS struct {
 
 var _ fsx.FS = (*FS)(nil)
 
-type inode struct {
-	dir bool
-	// A directory's names: as seen, and as certain.
-	seen, durable map[string]*inode
-
-	// A file's content as seen, as certain, and the writes between.
-	data, safe []byte
-	pending    []write
-}
-
-type write struct {
-	off      int64
-	data     []byte
-	truncate bool // to off
-}
-
 // New returns an empty file system.
 func New() *FS {
-	return &FS{root: newDir(), quota: 1 << 40, locks: map[string]bool{}}
-}
-
-func newDir() *inode {
-	return &inode{dir: true, seen: map[string]*inode{}, durable: map[string]*inode{}}
+	return &FS{down: make(chan struct{}), root: newDir(), quota: 1 << 40, locks: map[string]bool{}}
 }
 
 // SetHook makes hook decide about every operation from now on; nil lets all happen.
@@ -149,144 +108,6 @@ func (s *FS) CrashAt(n int) {
 	s.SetHook(func(op Op) Fault { return Fault{Crash: op.Kind.Mutates() && op.N >= at} })
 }
 
-// Reboot cuts the power, if it is on, and returns what the disk holds. With tear, unsynced
-// parts survive at random; without, none does. The old FS answers ErrCrashed from then on.
-func (s *FS) Reboot(rng *rand.Rand, tear bool) *FS {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.crashed = true
-	after := New()
-	after.quota = s.quota
-	after.root = reboot(s.root, rng, tear, map[*inode]*inode{})
-	after.used = used(after.root)
-	return after
-}
-
-// Kill ends the process that uses the file system and leaves the machine on: the result holds
-// all that the process saw, and what was not synced may still be lost in a later
-// Reboot. The old FS answers ErrCrashed; nobody may use it any more at the time of the call.
-func (s *FS) Kill() *FS {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.crashed = true
-	after := New()
-	after.root, after.quota, after.used = s.root, s.quota, s.used
-	return after
-}
-
-func reboot(old *inode, rng *rand.Rand, tear bool, done map[*inode]*inode) *inode {
-	if n, ok := done[old]; ok {
-		return n
-	}
-	if !old.dir {
-		n := &inode{safe: survive(old, rng, tear)}
-		n.data = append([]byte(nil), n.safe...)
-		done[old] = n
-		return n
-	}
-	n := newDir()
-	done[old] = n
-	for _, name := range sortedNames(old.seen, old.durable) {
-		child := old.durable[name]
-		if seen := old.seen[name]; seen != child && tear && rng.IntN(2) == 0 {
-			child = seen // this unsynced change of the directory made it
-		}
-		if child == nil {
-			continue
-		}
-		c := reboot(child, rng, tear, done)
-		n.seen[name], n.durable[name] = c, c
-	}
-	return n
-}
-
-// survive is the content of a file after the cut.
-func survive(f *inode, rng *rand.Rand, tear bool) []byte {
-	out := append([]byte(nil), f.safe...)
-	if !tear {
-		return out
-	}
-	for _, w := range f.pending {
-		if w.truncate {
-			if rng.IntN(2) == 0 {
-				out = resize(out, w.off)
-			}
-			continue
-		}
-		for at := int64(0); at < int64(len(w.data)); {
-			end := min((w.off+at)/SectorBytes*SectorBytes+SectorBytes-w.off, int64(len(w.data)))
-			if rng.IntN(2) == 0 {
-				out = apply(out, write{off: w.off + at, data: w.data[at:end]})
-			}
-			at = end
-		}
-	}
-	return out
-}
-
-func apply(data []byte, w write) []byte {
-	if w.truncate {
-		return resize(data, w.off)
-	}
-	if end := w.off + int64(len(w.data)); end > int64(len(data)) {
-		data = resize(data, end)
-	}
-	copy(data[w.off:], w.data)
-	return data
-}
-
-func resize(data []byte, size int64) []byte {
-	if size <= int64(len(data)) {
-		return data[:size]
-	}
-	return append(data, make([]byte, size-int64(len(data)))...)
-}
-
-// Corrupt changes a file behind everybody's back, durably: bit rot, or a
-// misdirected write.
-func (s *FS) Corrupt(name string, change func(data []byte) []byte) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	n, err := s.find(name)
-	if err != nil {
-		return err
-	}
-	n.data = change(n.data)
-	n.safe = append([]byte(nil), n.data...)
-	n.pending = nil
-	return nil
-}
-
-// Clone copies the file system as a running process sees it, all of it durable.
-func (s *FS) Clone() *FS {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	after := New()
-	after.root = clone(s.root)
-	after.quota, after.used = s.quota, used(after.root)
-	return after
-}
-
-func clone(old *inode) *inode {
-	if !old.dir {
-		return &inode{data: append([]byte(nil), old.data...), safe: append([]byte(nil), old.data...)}
-	}
-	n := newDir()
-	for name, c := range old.seen {
-		cc := clone(c)
-		n.seen[name], n.durable[name] = cc, cc
-	}
-	return n
-}
-
-func used(n *inode) int64 {
-	total := int64(len(n.data))
-	for _, c := range n.seen {
-		total += used(c)
-	}
-	return total
-}
-
 func sortedNames(maps ...map[string]*inode) []string {
 	set := map[string]bool{}
 	for _, m := range maps {
@@ -300,26 +121,6 @@ func sortedNames(maps ...map[string]*inode) []string {
 	}
 	sort.Strings(names)
 	return names
-}
-
-// before asks the hook about an operation.
-func (s *FS) before(op Op) Fault {
-	if s.crashed {
-		return Fault{Err: ErrCrashed}
-	}
-	if op.Kind.Mutates() {
-		s.n++
-	}
-	op.N = s.n
-	if s.hook == nil {
-		return Fault{}
-	}
-	f := s.hook(op)
-	if f.Crash {
-		s.crashed = true
-		return Fault{Err: ErrCrashed}
-	}
-	return f
 }
 
 func split(name string) []string {
@@ -354,6 +155,15 @@ func (s *FS) parent(name string) (dir *inode, base string, err error) {
 func (s *FS) OpenFile(name string, flag int, _ fs.FileMode) (fsx.File, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	kind := OpOpen
+	if _, err := s.find(name); err != nil {
+		if kind = OpCreate; flag&os.O_CREATE == 0 {
+			return nil, s.failed("open", name, err)
+		}
+	}
+	if f := s.before(Op{Kind: kind, Name: name}); f.Err != nil {
+		return nil, s.failed("open", name, f.Err)
+	}
 	dir, base, err := s.parent(name)
 	if err != nil {
 		return nil, err
@@ -361,25 +171,17 @@ func (s *FS) OpenFile(name string, flag int, _ fs.FileMode) (fsx.File, error) {
 	n := dir.seen[base]
 	switch {
 	case n == nil && flag&os.O_CREATE == 0:
-		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+		return nil, s.failed("open", name, fs.ErrNotExist)
 	case n == nil:
-		if f := s.before(Op{Kind: OpCreate, Name: name}); f.Err != nil {
-			return nil, &fs.PathError{Op: "open", Path: name, Err: f.Err}
-		}
 		n = &inode{}
 		dir.seen[base] = n
 	case flag&os.O_EXCL != 0 && flag&os.O_CREATE != 0:
-		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrExist}
-	default:
-		if f := s.before(Op{Kind: OpOpen, Name: name}); f.Err != nil {
-			return nil, &fs.PathError{Op: "open", Path: name, Err: f.Err}
-		}
-	}
-	if n.dir {
-		return nil, &fs.PathError{Op: "open", Path: name, Err: syscall.EISDIR}
+		return nil, s.failed("open", name, fs.ErrExist)
+	case n.dir:
+		return nil, s.failed("open", name, syscall.EISDIR)
 	}
 	file := &file{fs: s, n: n, name: name}
-	if flag&os.O_TRUNC != 0 && len(n.data) > 0 {
+	if flag&os.O_TRUNC != 0 && n.size() > 0 {
 		if err := file.truncateLocked(0); err != nil {
 			return nil, err
 		}
@@ -387,24 +189,42 @@ func (s *FS) OpenFile(name string, flag int, _ fs.FileMode) (fsx.File, error) {
 	return file, nil
 }
 
+// failed is the error of an operation. One on a machine without power fails for that.
+func (s *FS) failed(op, name string, err error) error {
+	var known *fs.PathError
+	if errors.As(err, &known) {
+		err = known.Err
+	}
+	if s.crashed {
+		err = ErrCrashed
+	}
+	return &fs.PathError{Op: op, Path: name, Err: err}
+}
+
 // MkdirAll implements fsx.FS.
 func (s *FS) MkdirAll(name string, _ fs.FileMode) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := s.root
-	for _, part := range split(name) {
-		child := n.seen[part]
-		if child == nil {
-			if f := s.before(Op{Kind: OpMkdir, Name: name}); f.Err != nil {
-				return &fs.PathError{Op: "mkdir", Path: name, Err: f.Err}
-			}
-			child = newDir()
-			n.seen[part] = child
+	parts := split(name)
+	for k := range parts {
+		part := strings.Join(parts[:k+1], "/")
+		n, err := s.find(part)
+		if err == nil && !n.dir {
+			return s.failed("mkdir", name, syscall.ENOTDIR)
 		}
-		if !child.dir {
-			return &fs.PathError{Op: "mkdir", Path: name, Err: syscall.ENOTDIR}
+		if err == nil {
+			continue
 		}
-		n = child
+		if f := s.before(Op{Kind: OpMkdir, Name: name}); f.Err != nil {
+			return s.failed("mkdir", name, f.Err)
+		}
+		dir, base, err := s.parent(part)
+		if err != nil {
+			return err
+		}
+		if dir.seen[base] == nil {
+			dir.seen[base] = newDir()
+		}
 	}
 	return nil
 }
@@ -413,6 +233,12 @@ func (s *FS) MkdirAll(name string, _ fs.FileMode) error {
 func (s *FS) Rename(from, to string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if _, err := s.find(from); err != nil {
+		return s.failed("rename", from, err)
+	}
+	if f := s.before(Op{Kind: OpRename, Name: to}); f.Err != nil {
+		return s.failed("rename", from, f.Err)
+	}
 	fromDir, fromBase, err := s.parent(from)
 	if err != nil {
 		return err
@@ -423,13 +249,10 @@ func (s *FS) Rename(from, to string) error {
 	}
 	n := fromDir.seen[fromBase]
 	if n == nil {
-		return &fs.PathError{Op: "rename", Path: from, Err: fs.ErrNotExist}
-	}
-	if f := s.before(Op{Kind: OpRename, Name: to}); f.Err != nil {
-		return &fs.PathError{Op: "rename", Path: from, Err: f.Err}
+		return s.failed("rename", from, fs.ErrNotExist)
 	}
 	if old := toDir.seen[toBase]; old != nil && !old.dir && old != n {
-		s.used -= int64(len(old.data))
+		s.used -= old.size()
 	}
 	delete(fromDir.seen, fromBase)
 	toDir.seen[toBase] = n
@@ -437,48 +260,38 @@ func (s *FS) Rename(from, to string) error {
 }
 
 // Remove implements fsx.FS.
-func (s *FS) Remove(name string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	dir, base, err := s.parent(name)
-	if err != nil {
-		return err
-	}
-	n := dir.seen[base]
-	if n == nil {
-		return &fs.PathError{Op: "remove", Path: name, Err: fs.ErrNotExist}
-	}
-	if n.dir && len(n.seen) > 0 {
-		return &fs.PathError{Op: "remove", Path: name, Err: syscall.ENOTEMPTY}
-	}
-	if f := s.before(Op{Kind: OpRemove, Name: name}); f.Err != nil {
-		return &fs.PathError{Op: "remove", Path: name, Err: f.Err}
-	}
-	delete(dir.seen, base)
-	s.used -= int64(len(n.data))
-	return nil
-}
+func (s *FS) Remove(name string) error { return s.remove(name, false) }
 
 // RemoveAll implements fsx.FS.
 func (s *FS) RemoveAll(name string) error {
+	if err := s.remove(name, true); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func (s *FS) remove(name string, all bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	dir, base, err := s.parent(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	if _, err := s.find(name); err != nil {
+		return s.failed("remove", name, err)
 	}
+	if f := s.before(Op{Kind: OpRemove, Name: name}); f.Err != nil {
+		return s.failed("remove", name, f.Err)
+	}
+	dir, base, err := s.parent(name)
 	if err != nil {
 		return err
 	}
 	n := dir.seen[base]
 	if n == nil {
-		return nil
+		return s.failed("remove", name, fs.ErrNotExist)
 	}
-	if f := s.before(Op{Kind: OpRemove, Name: name}); f.Err != nil {
-		return &fs.PathError{Op: "remove", Path: name, Err: f.Err}
+	if n.dir && len(n.seen) > 0 && !all {
+		return s.failed("remove", name, syscall.ENOTEMPTY)
 	}
-	s.used -= used(n)
 	delete(dir.seen, base)
+	s.used -= n.used()
 	return nil
 }
 
@@ -487,18 +300,18 @@ func (s *FS) ReadDir(name string) ([]fs.DirEntry, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if f := s.before(Op{Kind: OpRead, Name: name}); f.Err != nil {
-		return nil, &fs.PathError{Op: "readdir", Path: name, Err: f.Err}
+		return nil, s.failed("readdir", name, f.Err)
 	}
 	n, err := s.find(name)
 	if err != nil {
 		return nil, err
 	}
 	if !n.dir {
-		return nil, &fs.PathError{Op: "readdir", Path: name, Err: syscall.ENOTDIR}
+		return nil, s.failed("readdir", name, syscall.ENOTDIR)
 	}
 	var out []fs.DirEntry
 	for _, base := range sortedNames(n.seen) {
-		out = append(out, fs.FileInfoToDirEntry(info{base, n.seen[base].dir, int64(len(n.seen[base].data))}))
+		out = append(out, fs.FileInfoToDirEntry(info{base, n.seen[base].dir, n.seen[base].size()}))
 	}
 	return out, nil
 }
@@ -514,24 +327,24 @@ func (s *FS) Stat(name string) (fs.FileInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	return info{path.Base(name), n.dir, int64(len(n.data))}, nil
+	return info{path.Base(name), n.dir, n.size()}, nil
 }
 
 // SyncDir implements fsx.FS.
 func (s *FS) SyncDir(name string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if _, err := s.find(name); err != nil {
+		return s.failed("fsync", name, err)
+	}
+	if f := s.before(Op{Kind: OpSyncDir, Name: name}); f.Err != nil {
+		return s.failed("fsync", name, f.Err)
+	}
 	n, err := s.find(name)
 	if err != nil {
 		return err
 	}
-	if f := s.before(Op{Kind: OpSyncDir, Name: name}); f.Err != nil {
-		return &fs.PathError{Op: "fsync", Path: name, Err: f.Err}
-	}
-	n.durable = make(map[string]*inode, len(n.seen))
-	for base, c := range n.seen {
-		n.durable[base] = c
-	}
+	n.durable = maps.Clone(n.seen)
 	return nil
 }
 

@@ -36,7 +36,7 @@ func create(t *testing.T, s *FS, name string, data []byte, sync, dir bool) fsx.F
 	return f
 }
 
-func content(t *testing.T, s *FS, name string) []byte {
+func read(t *testing.T, s *FS, name string) []byte {
 	t.Helper()
 	b, err := fsx.ReadFile(s, name, 1<<20)
 	if err != nil {
@@ -49,10 +49,10 @@ func TestUnsyncedWritesAreLost(t *testing.T) {
 	s := New()
 	f := create(t, s, "/a", []byte("old"), true, true)
 	f.WriteAt([]byte("new"), 0)
-	if got := content(t, s, "/a"); string(got) != "new" {
+	if got := read(t, s, "/a"); string(got) != "new" {
 		t.Fatalf("before the cut: %q", got)
 	}
-	if got := content(t, s.Reboot(rng(), false), "/a"); string(got) != "old" {
+	if got := read(t, s.Reboot(rng(), false), "/a"); string(got) != "old" {
 		t.Fatalf("after the cut: %q", got)
 	}
 	if _, err := f.WriteAt([]byte("x"), 0); !errors.Is(err, ErrCrashed) {
@@ -74,7 +74,7 @@ func TestRenameIsOldOrNew(t *testing.T) {
 	if err := fsx.WriteFile(s, "/a", []byte("new"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got := content(t, s.Reboot(rng(), false), "/a"); string(got) != "new" {
+	if got := read(t, s.Reboot(rng(), false), "/a"); string(got) != "new" {
 		t.Fatalf("synced rename: %q", got)
 	}
 }
@@ -86,7 +86,7 @@ func TestWriteFileIsAtomicAtEveryStep(t *testing.T) {
 			create(t, s, "/a", []byte("old"), true, true)
 			s.CrashAt(n)
 			err := fsx.WriteFile(s, "/a", bytes.Repeat([]byte("n"), 2000), 0o600)
-			got := content(t, s.Reboot(rand.New(rand.NewPCG(seed, 0)), true), "/a")
+			got := read(t, s.Reboot(rand.New(rand.NewPCG(seed, 0)), true), "/a")
 			old, whole := string(got) == "old", len(got) == 2000 && !bytes.ContainsRune(got, 0)
 			if !old && !whole {
 				t.Fatalf("crash at %d, seed %d: %d bytes", n, seed, len(got))
@@ -102,7 +102,7 @@ func TestTearingIsBySector(t *testing.T) {
 	s := New()
 	f := create(t, s, "/a", make([]byte, 4*SectorBytes), true, true)
 	f.WriteAt(bytes.Repeat([]byte{1}, 4*SectorBytes), 0)
-	got := content(t, s.Reboot(rng(), true), "/a")
+	got := read(t, s.Reboot(rng(), true), "/a")
 	for i := 0; i < len(got); i += SectorBytes {
 		if c := bytes.Count(got[i:i+SectorBytes], []byte{1}); c != 0 && c != SectorBytes {
 			t.Fatalf("sector at %d is half written", i)
@@ -127,7 +127,7 @@ func TestFailedSyncForgetsDirtyPages(t *testing.T) {
 	if err := f.Sync(); err != nil {
 		t.Fatalf("the second sync lies: %v", err)
 	}
-	if got := content(t, s.Reboot(rng(), false), "/a"); string(got) != "old" {
+	if got := read(t, s.Reboot(rng(), false), "/a"); string(got) != "old" {
 		t.Fatalf("after fsyncgate: %q", got)
 	}
 }
