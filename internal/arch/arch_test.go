@@ -36,6 +36,7 @@ var ladder = map[string][]string{
 	"internal/failpoint": {},
 	"internal/fsx":       {},
 	"internal/run":       {},
+	"internal/simnet":    {"partition", "internal/run", "internal/clock"},
 	"internal/testkit":   {"broker", "proto", "internal"},
 }
 
@@ -118,7 +119,7 @@ func TestOnlyClockReadsTheTime(t *testing.T) {
 
 // The simulator runs these packages as a wasip1 module.
 func TestCompilesForTheSimulator(t *testing.T) {
-	args := []string{"build", "./log/...", "./partition/...", "./broker/controller", "./broker/group", "./broker/replicas"}
+	args := []string{"build", "./log/...", "./partition/...", "./broker/controller", "./broker/group", "./broker/replicas", "./internal/simnet"}
 	cmd := exec.Command("go", args...)
 	cmd.Dir = "../.."
 	cmd.Env = append(cmd.Environ(), "GOOS=wasip1", "GOARCH=wasm")
