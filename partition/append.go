@@ -94,8 +94,8 @@ func (r *Replica) prepare(a Append) (*Pending, []byte, error) {
 	if err := r.ready(); err != nil {
 		return nil, nil, err
 	}
-	if have := r.deps.ISR.Size(); a.Acks == AcksAll && have < t.MinInsync {
-		return nil, nil, fmt.Errorf("%w: %d, and min.insync.replicas is %d", errFewReplicas, have, t.MinInsync)
+	if isr := r.deps.ISR; a.Acks == AcksAll && isr.Size() < max(t.MinInsync, isr.Majority()) {
+		return nil, nil, fmt.Errorf("%w: %d, a majority is %d, and min.insync.replicas is %d", errFewReplicas, isr.Size(), isr.Majority(), t.MinInsync)
 	}
 	b, err := r.check(a, t)
 	if err != nil {

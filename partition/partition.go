@@ -10,6 +10,8 @@
 //     finds the same verdict for itself, and stops when it does not.
 //   - Nobody is told anything that could still be undone, unless it asked for less: an
 //     answer, a refusal too, waits until its entry has committed.
+//   - acks=all waits for every in-sync replica, and asks for a majority and min.insync.replicas of them
+//     before anything is appended. A follower that lags out of them holds nothing back any more.
 //   - Every append is answered once: with the leader's ruling, as not done, or as
 //     unknown when the term or the replica ends first.
 //   - A start rereads what lies behind the last checkpoint, and retention keeps it.
@@ -81,8 +83,11 @@ type Deps struct {
 	Timing raftgroup.Timing
 	// GroupMetrics is shared by the groups of a broker. Nil: none.
 	GroupMetrics *raftgroup.Metrics
-	// ISR knows the in-sync replicas. Nil: this replica is alone.
+	// ISR knows the in-sync replicas. Nil: where Transport is a raftgroup.Link the replica finds out by
+	// itself, and otherwise it is alone.
 	ISR ISR
+	// LagTimeMax is replica.lag.time.max.ms, for how long a follower that is behind counts as in sync; 0 means 2 s.
+	LagTimeMax time.Duration
 	// Metrics is shared by the replicas of a broker. Nil: none.
 	Metrics *Metrics
 	// OnLeadership, when not nil, is called each time this replica begins to lead (it has
@@ -99,7 +104,10 @@ type Deps struct {
 type ISR interface {
 	// Size is how many replicas are in sync, the leader included.
 	Size() int
-	// Durable is the index up to which every one of them has all entries on disk.
+	// Majority is how many make a majority of the voters, in sync or not.
+	Majority() int
+	// Durable is the index up to which every one of them has stored all entries: on disk with
+	// flush=commit, and else as the topic wants it.
 	Durable() log.Index
 }
 
@@ -107,6 +115,7 @@ type ISR interface {
 type alone struct{}
 
 func (alone) Size() int          { return 1 }
+func (alone) Majority() int      { return 1 }
 func (alone) Durable() log.Index { return ^log.Index(0) }
 
 // The values of TopicConfig.Flush.

@@ -126,7 +126,7 @@ func (a answers) of(p *Pending, acks Acks) (Appended, error) {
 		LogAppendTime: -1,
 		LogStart:      a.log.StartOffset(),
 		Acked:         acks,
-		Durable:       p.durable || a.log.Durable() >= p.index,
+		Durable:       p.durable || a.log.Durable() >= p.index && (acks == AcksLeader || a.isr.Majority() == 1),
 		Duplicate:     r.verdict == duplicate,
 	}
 	if p.appendAt {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/tidemarkhq/tidemark/log"
 	"github.com/tidemarkhq/tidemark/partition/raftgroup"
 	"github.com/tidemarkhq/tidemark/proto/errs"
@@ -189,6 +191,17 @@ func (r *Replica) EpochEnd(e record.Epoch) (record.Epoch, record.Offset, error) 
 		return -1, -1, nil
 	}
 	return found, min(end, high), nil
+}
+
+// ISR are the replicas in sync, this one first; nil where it does not lead, or Deps.ISR was given.
+func (r *Replica) ISR() []raft.ServerID {
+	switch {
+	case r.isr != nil:
+		return r.isr.members()
+	case r.deps.ISR == ISR(alone{}) && r.View().Leader:
+		return []raft.ServerID{r.cfg.ID}
+	}
+	return nil
 }
 
 // Stats for metrics and describe commands.

@@ -43,6 +43,7 @@ type Replica struct {
 	log       *log.Log
 	store     *store
 	proposals *proposals
+	isr       *tracker // nil where Deps.ISR is given, or the replica is alone
 	snapshots snapshots
 	runs      *run.Group // owns the checkpoint that is being written, and the end after a failure
 	watch     watchers
@@ -82,8 +83,12 @@ func open(cfg Config, deps Deps, lim limits) (*Replica, error) {
 	}
 	r.log = l
 	l.SetRetention(r.topic.Load().retention())
+	if _, linked := deps.Transport.(raftgroup.Link); linked && deps.ISR == nil {
+		r.isr = newTracker(cfg.ID, deps.LagTimeMax, l.LastIndex(), r.InSync)
+		r.deps.ISR = r.isr
+	}
 	r.proposals = newProposals(queueSlots, answers{isr: r.deps.ISR, metrics: r.deps.Metrics, log: l})
-	r.store = &store{log: l, clock: r.deps.Clock, limits: lim, proposals: r.proposals, topic: &r.topic, commit: r.commitIndex, began: clock.Monotonic()}
+	r.store = &store{log: l, clock: r.deps.Clock, limits: lim, proposals: r.proposals, topic: &r.topic, commit: r.commitIndex, isr: r.isr, began: clock.Monotonic()}
 	if err := r.recover(recovery, lim); err != nil {
 		return nil, errors.Join(fmt.Errorf("open partition %s/%d: %w", cfg.TopicName, cfg.Partition, err), l.Close())
 	}
@@ -216,6 +221,9 @@ func (r *Replica) Start() error {
 			return fmt.Errorf("form partition %s: %w", name, err)
 		}
 	}
+	if r.isr != nil {
+		parts.Transport.(raftgroup.Link).OnMatch(r.isr.match)
+	}
 	g, err := raftgroup.Start(cfg, parts)
 	if err != nil {
 		return fmt.Errorf("start partition %s: %w", name, err)
@@ -231,9 +239,15 @@ func (r *Replica) Start() error {
 // leadership is told by the group when a term begins or ends here.
 func (r *Replica) leadership(term uint64, leads bool) {
 	epoch := epochOf(term)
+	if leads && r.isr != nil { // first: with acks=all an append asks who is in sync
+		r.isr.lead(term, r.group.Load().Raft().GetConfiguration().Configuration())
+	}
 	r.proposals.lead(log.Term(term), leads)
 	if !leads {
 		term = 0
+		if r.isr != nil {
+			r.isr.lead(0, raft.Configuration{})
+		}
 	}
 	r.leading.Store(term)
 	r.watch.wake()
@@ -317,6 +331,9 @@ func (r *Replica) stop(ctx context.Context) error {
 	}
 	if err := r.runs.StopWithin(ctx); err != nil {
 		return errors.Join(saved, err)
+	}
+	if r.isr != nil {
+		r.isr.close()
 	}
 	r.watch.wake()
 	return errors.Join(saved, within(ctx, "close log", r.log.Close))

@@ -356,6 +356,7 @@ type followers struct {
 }
 
 func (f *followers) Size() int          { f.mu.Lock(); defer f.mu.Unlock(); return f.size }
+func (f *followers) Majority() int      { return 1 }
 func (f *followers) Durable() log.Index { f.mu.Lock(); defer f.mu.Unlock(); return f.durable }
 func (f *followers) set(size int, durable log.Index) {
 	f.mu.Lock()

@@ -31,6 +31,7 @@ type store struct {
 	proposals *proposals
 	topic     *atomic.Pointer[TopicConfig]
 	commit    func() log.Index // what is known to be committed
+	isr       *tracker         // nil: none has to know
 	due       checkpointDue
 	began     clock.Mono   // what busy counts from
 	busy      atomic.Int64 // when the disk call under way began; 0: none
@@ -60,6 +61,9 @@ func (s *store) StoreLogs(logs []*raft.Log) error {
 	if err != nil {
 		s.failed = err
 		return err
+	}
+	if s.isr != nil {
+		s.isr.stored(logs)
 	}
 	if ours {
 		s.proposals.written(s.log.Durable() >= s.state.index)
