@@ -95,6 +95,7 @@ func copyOf(body any) any {
 	switch b := body.(type) {
 	case *raft.AppendEntriesRequest:
 		c := *b
+		//lint:ignore SA1019 Raft still fills it in and reads it
 		c.RPCHeader, c.Leader, c.Entries = header(b.RPCHeader), octets(b.Leader), entries(b.Entries)
 		return &c
 	case *raft.AppendEntriesResponse:
@@ -103,6 +104,7 @@ func copyOf(body any) any {
 		return &c
 	case *raft.RequestVoteRequest:
 		c := *b
+		//lint:ignore SA1019 as above
 		c.RPCHeader, c.Candidate = header(b.RPCHeader), octets(b.Candidate)
 		return &c
 	case *raft.RequestVoteResponse:

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -99,7 +100,7 @@ func TestEveryRequestOfRaftArrivesAndIsAnswered(t *testing.T) {
 		n.SetDefault(Path{Delay: 10 * time.Millisecond})
 		began := time.Now()
 		var v raft.RequestVoteResponse
-		if err := p.a.RequestVote("b", "b", &raft.RequestVoteRequest{Term: 7, Candidate: []byte("a")}, &v); err != nil || !v.Granted || v.Term != 7 {
+		if err := p.a.RequestVote("b", "b", &raft.RequestVoteRequest{Term: 7}, &v); err != nil || !v.Granted || v.Term != 7 {
 			t.Errorf("vote: %+v %v", v, err)
 		}
 		if took := time.Since(began); took != 20*time.Millisecond {
@@ -124,14 +125,14 @@ func TestNothingIsShared(t *testing.T) {
 		p := newPair(t, n, yes)
 		now := time.Now()
 		sent := &raft.Log{Index: 1, Term: 1, Data: []byte("abc"), Extensions: []byte{}, AppendedAt: now}
-		req := &raft.AppendEntriesRequest{Term: 1, Entries: []*raft.Log{sent}, Leader: []byte("a")}
+		req := &raft.AppendEntriesRequest{Term: 1, Entries: []*raft.Log{sent}, RPCHeader: raft.RPCHeader{Addr: []byte("a")}}
 		if err := p.a.AppendEntries("b", "b", req, &raft.AppendEntriesResponse{}); err != nil {
 			t.Fatal(err)
 		}
 		got := p.arrived()[0].(*raft.AppendEntriesRequest)
-		sent.Data[0], req.Leader[0] = 'X', 'X'
+		sent.Data[0], req.Addr[0] = 'X', 'X'
 		e := got.Entries[0]
-		if e == sent || string(e.Data) != "abc" || string(got.Leader) != "a" || e.Extensions != nil || !e.AppendedAt.Equal(now) {
+		if e == sent || string(e.Data) != "abc" || string(got.Addr) != "a" || e.Extensions != nil || !e.AppendedAt.Equal(now) {
 			t.Errorf("arrived %+v %+v", got, e)
 		}
 	})
@@ -257,8 +258,8 @@ func TestACrashedHostIsSilentForEver(t *testing.T) {
 		if err := p.b.RequestVote("a", "a", &raft.RequestVoteRequest{}, &raft.RequestVoteResponse{}); err == nil {
 			t.Error("a dead endpoint got an answer")
 		}
-		p.b = n.Host("h2").Endpoint("g", "b")
-		go func() { r := <-p.b.Consumer(); r.Respond(yes(r.Command), nil) }()
+		next := n.Host("h2").Endpoint("g", "b")
+		go func() { r := <-next.Consumer(); r.Respond(yes(r.Command), nil) }()
 		if err := vote(p, 3); err != nil {
 			t.Errorf("the next process: %v", err)
 		}
@@ -299,15 +300,15 @@ func TestGroupsOfTwoHostsShareTheirFate(t *testing.T) {
 func TestAMutedGroupAnswersNothing(t *testing.T) {
 	bubble(t, Config{Timeout: time.Second}, func(t *testing.T, n *Net) {
 		p := newPair(t, n, yes)
-		muted := true
-		p.b.AnswerTerm(func() (uint64, bool) { return 4, !muted })
+		var speaks atomic.Bool
+		p.b.AnswerTerm(func() (uint64, bool) { return 4, speaks.Load() })
 		if err := vote(p, 1); !errors.Is(err, ErrNoAnswer) {
 			t.Errorf("vote of a muted group: %v", err)
 		}
 		if err := p.a.Confirm(t.Context(), 4, []raft.ServerID{"a", "b"}); err == nil {
 			t.Error("a muted group confirmed")
 		}
-		muted = false
+		speaks.Store(true)
 		if err := vote(p, 2); err != nil {
 			t.Error(err)
 		}
@@ -317,11 +318,17 @@ func TestAMutedGroupAnswersNothing(t *testing.T) {
 func TestConfirmNeedsAMajorityOfTheSameTerm(t *testing.T) {
 	bubble(t, Config{Timeout: time.Second}, func(t *testing.T, n *Net) {
 		voters := []raft.ServerID{"a", "b", "c"}
-		term := map[raft.ServerID]uint64{"a": 4, "b": 4, "c": 4}
+		var third atomic.Uint64
+		third.Store(4)
 		var es []*Endpoint
 		for i, v := range voters {
 			e := n.Host(fmt.Sprint("h", i)).Endpoint("g", raft.ServerAddress(v))
-			e.AnswerTerm(func() (uint64, bool) { return term[v], true })
+			e.AnswerTerm(func() (uint64, bool) {
+				if v == "c" {
+					return third.Load(), true
+				}
+				return 4, true
+			})
 			es = append(es, e)
 		}
 		n.SetDefault(Path{Duplicate: 1, Jitter: time.Millisecond, Reorder: true})
@@ -332,7 +339,7 @@ func TestConfirmNeedsAMajorityOfTheSameTerm(t *testing.T) {
 		if err := es[0].Confirm(t.Context(), 4, voters); err != nil {
 			t.Errorf("one of two is enough: %v", err)
 		}
-		term["c"] = 5
+		third.Store(5)
 		if err := es[0].Confirm(t.Context(), 4, voters); err == nil {
 			t.Error("confirmed by nobody; one copy of a voter counted twice?")
 		}
@@ -346,8 +353,9 @@ func TestConfirmNeedsAMajorityOfTheSameTerm(t *testing.T) {
 func TestConfirmIgnoresAnswersToEarlierQuestions(t *testing.T) {
 	bubble(t, Config{Timeout: time.Second}, func(t *testing.T, n *Net) {
 		a, b := n.Host("h1").Endpoint("g", "a"), n.Host("h2").Endpoint("g", "b")
-		now := uint64(4)
-		b.AnswerTerm(func() (uint64, bool) { return now, true })
+		var now atomic.Uint64
+		now.Store(4)
+		b.AnswerTerm(func() (uint64, bool) { return now.Load(), true })
 		var gate Gate
 		n.Intercept(func(m *Message) Fate {
 			if m.Answer {
@@ -356,7 +364,7 @@ func TestConfirmIgnoresAnswersToEarlierQuestions(t *testing.T) {
 			return Fate{}
 		})
 		first := a.Confirm(t.Context(), 4, []raft.ServerID{"a", "b"})
-		now = 5
+		now.Store(5)
 		n.Intercept(nil)
 		time.AfterFunc(time.Millisecond, gate.Open)
 		second := a.Confirm(t.Context(), 4, []raft.ServerID{"a", "b"})
@@ -372,9 +380,10 @@ func TestCallsAreAnsweredRefusedOrUnknown(t *testing.T) {
 		if _, err := client.Call(t.Context(), "broker", "x"); !errors.Is(err, ErrRefused) {
 			t.Errorf("nobody serves: %v", err)
 		}
-		served, boom := 0, errors.New("boom")
+		boom := errors.New("boom")
+		var served atomic.Int32
 		broker.Serve(func(_ context.Context, from string, request any) (any, error) {
-			served++
+			served.Add(1)
 			if request == "fail" {
 				return nil, boom
 			}
@@ -387,16 +396,16 @@ func TestCallsAreAnsweredRefusedOrUnknown(t *testing.T) {
 			t.Errorf("the handler's error: %v", err)
 		}
 		n.CutOneWay("broker", "client")
-		if _, err := client.Call(t.Context(), "broker", "x"); !errors.Is(err, ErrNoAnswer) || served != 3 {
-			t.Errorf("lost answer: %v, served %d", err, served)
+		if _, err := client.Call(t.Context(), "broker", "x"); !errors.Is(err, ErrNoAnswer) || served.Load() != 3 {
+			t.Errorf("lost answer: %v, served %d", err, served.Load())
 		}
 		n.HealAll()
 		n.SetPath("client", "broker", Path{Duplicate: 1})
 		if _, err := client.Call(t.Context(), "broker", "x"); err != nil {
 			t.Error(err)
 		}
-		if synctest.Wait(); served != 5 {
-			t.Errorf("served %d, want a duplicate", served)
+		if synctest.Wait(); served.Load() != 5 {
+			t.Errorf("served %d, want a duplicate", served.Load())
 		}
 	})
 }

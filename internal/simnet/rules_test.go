@@ -3,6 +3,7 @@ package simnet
 import (
 	"bytes"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -71,8 +72,8 @@ func TestARequestIsCutToItsBudgetInRaftsOwnStruct(t *testing.T) {
 
 func TestOnlyASuccessOfTheSameTermMatches(t *testing.T) {
 	bubble(t, Config{}, func(t *testing.T, n *Net) {
-		answer := &raft.AppendEntriesResponse{}
-		p := newPair(t, n, func(any) any { return answer })
+		var answer atomic.Pointer[raft.AppendEntriesResponse]
+		p := newPair(t, n, func(any) any { return answer.Load() })
 		type match struct {
 			term  uint64
 			who   raft.ServerID
@@ -83,7 +84,7 @@ func TestOnlyASuccessOfTheSameTermMatches(t *testing.T) {
 		for _, a := range []*raft.AppendEntriesResponse{
 			{Term: 3, Success: false}, {Term: 4, Success: true}, {Term: 2, Success: true}, {Term: 3, Success: true},
 		} {
-			answer = a
+			answer.Store(a)
 			_ = p.a.AppendEntries("b", "b", &raft.AppendEntriesRequest{Term: 3, PrevLogEntry: 9, Entries: logs(10, 2, 1)}, &raft.AppendEntriesResponse{})
 		}
 		_ = p.a.AppendEntries("b", "b", &raft.AppendEntriesRequest{Term: 3}, &raft.AppendEntriesResponse{}) // a heartbeat shows nothing
@@ -139,18 +140,19 @@ func TestAPipelineHasABoundInRequestsAndBytes(t *testing.T) {
 			p := newPair(t, n, yes)
 			n.Host("h2").Pause()
 			pipe := openPipe(t, p)
-			sent, ended := 0, make(chan struct{})
+			var sent atomic.Int32
+			ended := make(chan struct{})
 			go func() {
 				defer close(ended)
 				for i := range uint64(10) {
 					if push(pipe, i+1, 1, 1000) != nil {
 						return
 					}
-					sent++
+					sent.Add(1)
 				}
 			}()
-			if synctest.Wait(); sent != 4 {
-				t.Errorf("%s: %d requests under way, want 4", name, sent)
+			if synctest.Wait(); sent.Load() != 4 {
+				t.Errorf("%s: %d requests under way, want 4", name, sent.Load())
 			}
 			go func() {
 				for {
@@ -162,8 +164,8 @@ func TestAPipelineHasABoundInRequestsAndBytes(t *testing.T) {
 				}
 			}()
 			n.Host("h2").Resume()
-			if <-ended; sent != 10 {
-				t.Errorf("%s: %d sent in the end", name, sent)
+			if <-ended; sent.Load() != 10 {
+				t.Errorf("%s: %d sent in the end", name, sent.Load())
 			}
 			pipe.Close()
 		})
@@ -231,13 +233,13 @@ func TestNoHeartbeatHandlerRuns(t *testing.T) {
 	for _, fast := range []bool{false, true} {
 		bubble(t, Config{Traps: Traps{FastHeartbeat: fast}}, func(t *testing.T, n *Net) {
 			p := newPair(t, n, yes)
-			ran := 0
-			p.b.SetHeartbeatHandler(func(rpc raft.RPC) { ran++; rpc.Respond(yes(rpc.Command), nil) })
+			var ran atomic.Int32
+			p.b.SetHeartbeatHandler(func(rpc raft.RPC) { ran.Add(1); rpc.Respond(yes(rpc.Command), nil) })
 			if err := p.a.AppendEntries("b", "b", &raft.AppendEntriesRequest{Term: 1}, &raft.AppendEntriesResponse{}); err != nil {
 				t.Fatal(err)
 			}
-			if (ran == 1) != fast || (len(p.arrived()) == 0) != fast {
-				t.Errorf("fast %v: the handler ran %d times, Raft got %d requests", fast, ran, len(p.arrived()))
+			if (ran.Load() == 1) != fast || (len(p.arrived()) == 0) != fast {
+				t.Errorf("fast %v: the handler ran %d times, Raft got %d requests", fast, ran.Load(), len(p.arrived()))
 			}
 		})
 	}
