@@ -68,6 +68,15 @@ type FS struct {
 	quota     int64 // pages
 	used      int64 // pages
 	stats     Stats
+	timer     *timer
+}
+
+// timer cuts the power in so many changes.
+type timer struct {
+	left int
+	torn bool
+	then func()
+	cut  chan Lost
 }
 
 // Stats counts operations since New.
@@ -116,7 +125,39 @@ func (f *FS) Stats() Stats {
 func (f *FS) Cut(torn bool) Lost {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	return f.cutLocked(torn)
+}
+
+// CutAfter cuts the power in place of the n-th change or sync from now, of a file or of names,
+// and then sends what was lost. Before the operation is answered, with an error, then is called
+// (it may be nil, and must not use f): that is where a process is killed so that it notices
+// nothing. A Cut before that disarms it.
+func (f *FS) CutAfter(n int, torn bool, then func()) <-chan Lost {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.timer = &timer{left: n, torn: torn, then: then, cut: make(chan Lost, 1)}
+	return f.timer.cut
+}
+
+// changing counts a change that is about to happen. It returns false when the power goes instead.
+func (f *FS) changing() bool {
+	t := f.timer
+	if t == nil {
+		return true
+	}
+	if t.left--; t.left > 0 {
+		return true
+	}
+	t.cut <- f.cutLocked(t.torn)
+	if t.then != nil {
+		t.then()
+	}
+	return false
+}
+
+func (f *FS) cutLocked(torn bool) Lost {
 	f.life++
+	f.timer = nil
 	f.healLocked()
 	var lost Lost
 	f.cutNames(torn, &lost)

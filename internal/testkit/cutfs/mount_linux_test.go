@@ -185,3 +185,21 @@ func TestHungSync(t *testing.T) {
 		t.Errorf("%q, %v", text, err)
 	}
 }
+
+func TestCutAfterSoManyChanges(t *testing.T) {
+	f, dir := mounted(t, Journaled)
+	cut := f.CutAfter(4, false, nil)
+	w, err := os.Create(filepath.Join(dir, "a")) // 1
+	check(t, err)
+	defer w.Close()
+	_, err = w.WriteAt([]byte("one"), 0) // 2
+	check(t, err)
+	check(t, w.Sync()) // 3
+	if _, err := w.WriteAt([]byte("two"), 3); !errors.Is(err, syscall.EIO) {
+		t.Error(err)
+	}
+	<-cut
+	if text, err := f.ReadFile("a"); err != nil || string(text) != "one" {
+		t.Errorf("%q, %v", text, err)
+	}
+}

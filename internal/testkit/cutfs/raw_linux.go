@@ -29,6 +29,15 @@ func (r *raw) enter(id uint64) (*inode, fuse.Status) {
 	return n, fuse.OK
 }
 
+// change is enter for what changes the file system.
+func (r *raw) change(id uint64) (*inode, fuse.Status) {
+	n, code := r.enter(id)
+	if code.Ok() && !r.fs.changing() {
+		return nil, fuse.EIO
+	}
+	return n, code
+}
+
 func (n *inode) attr(a *fuse.Attr) {
 	size, blocks := n.seen.size, len(n.seen.pages)*(pageBytes/512)
 	if n.isDir() {
@@ -76,7 +85,7 @@ func (r *raw) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) 
 }
 
 func (r *raw) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
-	n, code := r.enter(in.NodeId)
+	n, code := r.change(in.NodeId)
 	defer r.fs.mu.Unlock()
 	if !code.Ok() {
 		return code
@@ -106,7 +115,7 @@ func (r *raw) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fus
 }
 
 func (r *raw) make(dirID uint64, name string, mode uint32, out *fuse.EntryOut) fuse.Status {
-	dir, code := r.enter(dirID)
+	dir, code := r.change(dirID)
 	defer r.fs.mu.Unlock()
 	if !code.Ok() {
 		return code
@@ -128,7 +137,7 @@ func (r *raw) Rmdir(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Statu
 }
 
 func (r *raw) remove(dirID uint64, name string, wantDir bool) fuse.Status {
-	dir, code := r.enter(dirID)
+	dir, code := r.change(dirID)
 	defer r.fs.mu.Unlock()
 	if !code.Ok() {
 		return code
@@ -138,7 +147,7 @@ func (r *raw) remove(dirID uint64, name string, wantDir bool) fuse.Status {
 
 func (r *raw) Rename(_ <-chan struct{}, in *fuse.RenameIn, from, to string) fuse.Status {
 	const noReplace = 1
-	dir, code := r.enter(in.NodeId)
+	dir, code := r.change(in.NodeId)
 	defer r.fs.mu.Unlock()
 	if !code.Ok() {
 		return code
@@ -159,6 +168,9 @@ func (r *raw) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.S
 	}
 	out.OpenFlags = fuse.FOPEN_DIRECT_IO
 	if in.Flags&syscall.O_TRUNC != 0 {
+		if !r.fs.changing() {
+			return fuse.EIO
+		}
 		return fuse.Status(r.fs.truncate(n, 0))
 	}
 	return fuse.OK

@@ -9,7 +9,11 @@ import (
 // begin finds the fault that meets an operation and waits as long as it says. It returns
 // with the file system locked, whatever the outcome.
 func (r *raw) begin(op Op, h *fuse.InHeader) (*inode, *Armed, fuse.Status) {
-	n, code := r.enter(h.NodeId)
+	find := r.change
+	if op == OpRead {
+		find = r.enter
+	}
+	n, code := find(h.NodeId)
 	if !code.Ok() {
 		return nil, nil, code
 	}

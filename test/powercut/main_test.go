@@ -1,0 +1,21 @@
+package powercut
+
+import (
+	"fmt"
+	"os"
+	"testing"
+)
+
+// childEnv makes the test binary a child that writes a log; it holds which.
+const childEnv = "TIDEMARK_POWERCUT_CHILD"
+
+func TestMain(m *testing.M) {
+	kind := os.Getenv(childEnv)
+	if kind == "" {
+		os.Exit(m.Run())
+	}
+	if err := runChild(kind, os.Args[1:]); err != nil {
+		fmt.Printf("fail %q\n", err.Error())
+		os.Exit(1)
+	}
+}
