@@ -54,7 +54,7 @@ func (l *Log) createSegment(h segHeader, epochs epochTable, state []byte, busy b
 	h.topic, h.partition, h.salt = l.cfg.Topic, l.cfg.Partition, l.cfg.salt()
 	g := newSegment(l.dir, h)
 	sidecar := startState{first: h.first, epochs: epochs, state: state}
-	if err := writeDurably(l.fs, g.path+startSuffix, sidecar.encode()); err != nil {
+	if err := writeDurably(l.fs, g.path+startSuffix, sidecar.encode(l.cfg.owner())); err != nil {
 		return nil, err
 	}
 	failpoint.Hit("log/create/sidecar")

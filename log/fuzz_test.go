@@ -104,7 +104,7 @@ func FuzzOpenSegment(f *testing.F) {
 
 // FuzzSidecars: the small files decode or are refused.
 func FuzzSidecars(f *testing.F) {
-	names, err := filepath.Glob(filepath.Join(goldenDir, "*"))
+	names, err := filepath.Glob(filepath.Join("testdata", "v*", "*"))
 	must(f, err)
 	for _, name := range names {
 		b, err := os.ReadFile(name)
@@ -115,7 +115,7 @@ func FuzzSidecars(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		g := newSegment("", segHeader{first: 1})
-		_, _, _ = decodeWatermark(b)
+		_, _ = decodeWatermark(owner{}, b)
 		_, _ = decodeFooter(b)
 		for _, payload := range [][]byte{b, b[min(len(b), envelopeBytes):]} {
 			_, _ = decodeStart(payload)
@@ -123,7 +123,7 @@ func FuzzSidecars(f *testing.F) {
 			_, _ = indexEntries(payload)
 		}
 		for _, magic := range []string{indexMagic, startMagic, logStartMagic} {
-			_, _ = unseal(magic, b)
+			_, _ = unseal(magic, owner{}, b)
 		}
 	})
 }

@@ -13,7 +13,10 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files of the current format version")
 
-const goldenDir = "testdata/v1"
+const goldenDir = "testdata/v2" // of what is written today
+
+// goldenDirs are of all that was ever written.
+var goldenDirs = []string{"testdata/v1", goldenDir}
 
 // goldenLog writes the same bytes each time: fixed salts, fixed content.
 func goldenLog(t *testing.T, dir string) []Entry {
@@ -44,9 +47,15 @@ func goldenLog(t *testing.T, dir string) []Entry {
 // Whatever format is written next: a log of this version must open for ever. These files are never
 // rewritten; a new version gets a directory of its own.
 func TestGoldenLogOpens(t *testing.T) {
+	for _, golden := range goldenDirs {
+		t.Run(filepath.Base(golden), func(t *testing.T) { opensGolden(t, golden) })
+	}
+}
+
+func opensGolden(t *testing.T, golden string) {
 	want := goldenLog(t, t.TempDir())
 	dir := t.TempDir()
-	copyDir(t, goldenDir, dir)
+	copyDir(t, golden, dir)
 	cfg := testConfig(dir)
 	l, rec, err := Open(cfg)
 	must(t, err)
@@ -66,7 +75,7 @@ func TestGoldenLogOpens(t *testing.T) {
 	if e, o := l.EpochEnd(3); e != 2 || o != 4 {
 		t.Fatalf("epoch %d ends at %d", e, o)
 	}
-	report, err := Inspect(fsx.OS(), goldenDir, nil)
+	report, err := Inspect(fsx.OS(), golden, nil)
 	must(t, err)
 	if len(report.Damage) > 0 || report.Records != 9 || report.LastIndex != 11 || report.TailBytes != 0 {
 		t.Fatalf("%+v", report)

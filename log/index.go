@@ -27,7 +27,7 @@ func encodeIndex(g *segment, index []indexEntry) []byte {
 		b = le.AppendUint64(b, uint64(e.maxTime))
 		b = le.AppendUint64(b, uint64(e.pos))
 	}
-	return seal(indexMagic, b)
+	return seal(indexMagic, owner{g.header.topic, g.header.partition}, b)
 }
 
 func decodeIndex(b []byte, g *segment) ([]indexEntry, error) {
@@ -75,7 +75,7 @@ func (l *Log) indexOf(v view) ([]indexEntry, error) {
 	if index := v.g.ref.loaded(); index != nil {
 		return index, nil
 	}
-	b, err := readSmall(l.fs, v.g.path+indexSuffix, indexMagic)
+	b, err := readSmall(l.fs, v.g.path+indexSuffix, indexMagic, l.cfg.owner())
 	if err == nil && b == nil {
 		err = os.ErrNotExist
 	}

@@ -107,6 +107,7 @@ type inspection struct {
 	visit  func(FrameInfo) error
 	report Report
 	kept   Index
+	owner  owner // zero: no segment says it
 }
 
 func (in *inspection) run() error {
@@ -115,9 +116,12 @@ func (in *inspection) run() error {
 	if r.Quarantined, err = quarantined(in.fs, in.dir); err != nil {
 		return err
 	}
+	if in.owner, err = ownerOf(in.fs, in.dir); err != nil {
+		return err
+	}
 	// The watermark is read before the frames: whatever it says was written by then.
 	in.readWatermark()
-	begin, err := readLogStart(in.fs, in.dir)
+	begin, err := readLogStart(in.fs, in.dir, in.owner)
 	if err != nil {
 		in.damage(logStartName, 0, false, err)
 	}
@@ -139,6 +143,23 @@ func (in *inspection) run() error {
 	}
 	in.sum(segments)
 	return nil
+}
+
+// ownerOf is whom the first readable segment names.
+func ownerOf(fsys fsx.FS, dir string) (owner, error) {
+	entries, err := fsys.ReadDir(dir)
+	if err != nil {
+		return owner{}, err
+	}
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), logSuffix) {
+			continue
+		}
+		if h, err := readHeader(fsys, filepath.Join(dir, e.Name())); err == nil {
+			return owner{h.topic, h.partition}, nil
+		}
+	}
+	return owner{}, nil
 }
 
 func (in *inspection) sum(segments []*segment) {
@@ -169,7 +190,9 @@ func (in *inspection) padding(file string, pos int64) {
 func (in *inspection) readWatermark() {
 	b, err := fsx.ReadFile(in.fs, filepath.Join(in.dir, watermarkName), watermarkBytes)
 	if err == nil {
-		in.report.Acked, _, err = decodeWatermark(b)
+		var w watermark
+		w, err = decodeWatermark(in.owner, b)
+		in.report.Acked = w.index
 		in.report.AckedKnown = err == nil
 	}
 	if err != nil {
@@ -303,7 +326,7 @@ func (in *inspection) end(f fsx.File, g *segment, end scanEnd, newest bool) {
 // sidecar checks the start sidecar. The log opens without it as long as an older one is whole.
 func (in *inspection) sidecar(g *segment, info *SegmentInfo) {
 	name := filepath.Base(g.path) + startSuffix
-	b, err := readSmall(in.fs, g.path+startSuffix, startMagic)
+	b, err := readSmall(in.fs, g.path+startSuffix, startMagic, in.owner)
 	if err == nil && b == nil {
 		err = errors.New("start sidecar is missing")
 	}
@@ -338,7 +361,7 @@ func (in *inspection) indexChecker(g *segment, info *SegmentInfo, newest bool) *
 	if newest {
 		return c
 	}
-	b, err := readSmall(in.fs, g.path+indexSuffix, indexMagic)
+	b, err := readSmall(in.fs, g.path+indexSuffix, indexMagic, in.owner)
 	if err == nil && b == nil {
 		err = errors.New("index is missing")
 	}

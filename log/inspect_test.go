@@ -104,7 +104,7 @@ func TestInspectNamesTheDamage(t *testing.T) {
 		{"an index entry", indexSuffix, 0, func(b []byte) []byte {
 			payload := append([]byte(nil), b[envelopeBytes:]...)
 			payload[indexHeadBytes]++ // and the checksum is right
-			return seal(indexMagic, payload)
+			return seal(indexMagic, owner{testTopic, 0}, payload)
 		}, "index entry 0", true},
 		{"a start sidecar", startSuffix, 1, flip(30, 0), "checksum", true},
 		{"the acknowledged tail", logSuffix, 2, func(b []byte) []byte { return b[:blockBytes] }, "acknowledged", false},

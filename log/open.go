@@ -105,7 +105,7 @@ func (l *Log) recover() (Recovery, error) {
 	if reason != "" {
 		return found, fmt.Errorf("%w: %w: %s", ErrCorrupt, errMarked, strings.TrimSpace(reason))
 	}
-	begin, err := readLogStart(l.fs, l.dir)
+	begin, err := readLogStart(l.fs, l.dir, l.cfg.owner())
 	if errors.Is(err, ErrFormat) || unread(err) {
 		return found, err
 	}
@@ -121,7 +121,7 @@ func (l *Log) recover() (Recovery, error) {
 	if err != nil {
 		return found, err
 	}
-	mark, known, err := openWatermark(l.fs, l.dir)
+	mark, known, err := openWatermark(l.fs, l.dir, l.cfg.owner())
 	if err != nil {
 		return found, err
 	}
@@ -142,7 +142,7 @@ func (l *Log) recover() (Recovery, error) {
 	} else if err := l.recoverSegments(files, begin, known, &found); err != nil {
 		return found, err
 	}
-	if !known {
+	if !known || mark.old {
 		if err := l.renewWatermark(); err != nil {
 			return found, err
 		}
@@ -234,13 +234,13 @@ func readHeader(fsys fsx.FS, name string) (segHeader, error) {
 	return h, nil
 }
 
-// renewWatermark replaces a missing or unreadable watermark. Every entry that is left was
+// renewWatermark replaces a watermark that is missing, unreadable or of an old format. Every entry that is left was
 // found whole and is synced by now.
 func (l *Log) renewWatermark() error {
 	if l.acked != nil {
-		_ = l.acked.f.Close() // its content is worthless
+		_ = l.acked.f.Close() // what it says is known
 	}
-	w, err := createWatermark(l.fs, l.dir)
+	w, err := createWatermark(l.fs, l.dir, l.cfg.owner())
 	if err != nil {
 		return err
 	}

@@ -229,7 +229,7 @@ func (l *Log) replayPoint(segments []*segment) (replayPoint, error) {
 }
 
 func readStart(l *Log, g *segment) (startState, error) {
-	b, err := readSmall(l.fs, g.path+startSuffix, startMagic)
+	b, err := readSmall(l.fs, g.path+startSuffix, startMagic, l.cfg.owner())
 	if err == nil && b == nil {
 		err = os.ErrNotExist
 	}

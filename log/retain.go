@@ -36,7 +36,7 @@ func (l *Log) SetStart(o record.Offset) error {
 // setStart writes the file first: what was out of range once must stay so.
 func (l *Log) setStart(o record.Offset, kept Index) error {
 	failpoint.Hit("log/start/before")
-	if err := l.writeOp.step(func() error { return writeLogStart(l.fs, l.dir, logStart{o, kept}) }); err != nil {
+	if err := l.writeOp.step(func() error { return writeLogStart(l.fs, l.dir, l.cfg.owner(), logStart{o, kept}) }); err != nil {
 		return l.fail("write the log start of", err)
 	}
 	failpoint.Hit("log/start/after")

@@ -15,8 +15,23 @@ import (
 )
 
 // The small files share one envelope: magic, version, CRC32C of all that
-// follows it, length, payload.
-const envelopeBytes = 24
+// follows it, length, owner, payload. Version 1 had no owner.
+const (
+	smallVersion   = 2
+	envelopeBytes  = 48
+	envelopeBytes1 = 24
+)
+
+// owner is the partition that a file belongs to. Every file says it, so that a
+// sector of another partition's file, whole and with a good checksum, is not taken for this one's.
+type owner struct {
+	topic     UUID
+	partition int32
+}
+
+func (c *Config) owner() owner { return owner{c.Topic, c.Partition} }
+
+var errOwner = errors.New("it belongs to another partition")
 
 const (
 	indexMagic    = "TMINDEX\x00"
@@ -27,29 +42,40 @@ const (
 // maxSmallFile bounds what is read of a small file before its length was checked.
 const maxSmallFile = 256 << 20
 
-func seal(magic string, payload []byte) []byte {
+func seal(magic string, o owner, payload []byte) []byte {
+	le := binary.LittleEndian
 	b := make([]byte, envelopeBytes, envelopeBytes+len(payload))
 	copy(b, magic)
-	binary.LittleEndian.PutUint32(b[8:], formatVersion)
-	binary.LittleEndian.PutUint64(b[16:], uint64(len(payload)))
+	le.PutUint32(b[8:], smallVersion)
+	le.PutUint64(b[16:], uint64(len(payload)))
+	copy(b[24:], o.topic[:])
+	le.PutUint32(b[40:], uint32(o.partition))
 	b = append(b, payload...)
-	binary.LittleEndian.PutUint32(b[12:], crc32.Checksum(b[16:], castagnoli))
+	le.PutUint32(b[12:], crc32.Checksum(b[16:], castagnoli))
 	return b
 }
 
-func unseal(magic string, b []byte) ([]byte, error) {
+// unseal returns the payload of what seal made for that owner; the zero owner takes anybody's.
+func unseal(magic string, o owner, b []byte) ([]byte, error) {
 	le := binary.LittleEndian
-	switch {
-	case len(b) < envelopeBytes || string(b[:8]) != magic:
+	if len(b) < envelopeBytes1 || string(b[:8]) != magic {
 		return nil, errors.New("wrong magic")
-	case le.Uint64(b[16:]) != uint64(len(b)-envelopeBytes):
+	}
+	version, head := le.Uint32(b[8:]), envelopeBytes
+	if version == 1 {
+		head = envelopeBytes1
+	}
+	switch {
+	case le.Uint64(b[16:]) != uint64(len(b)-head):
 		return nil, errors.New("wrong length")
 	case crc32.Checksum(b[16:], castagnoli) != le.Uint32(b[12:]):
 		return nil, errors.New("wrong checksum")
-	case le.Uint32(b[8:]) != formatVersion:
-		return nil, fmt.Errorf("%w: format %d, this program reads %d", ErrFormat, le.Uint32(b[8:]), formatVersion)
+	case version == 0 || version > smallVersion:
+		return nil, fmt.Errorf("%w: format %d, this program reads %d", ErrFormat, version, smallVersion)
+	case version > 1 && o != owner{} && o != owner{UUID(b[24:40]), int32(le.Uint32(b[40:]))}:
+		return nil, errOwner
 	}
-	return b[envelopeBytes:], nil
+	return b[head:], nil
 }
 
 // writeDurably writes a file so that its content, whole, precedes its name. The
@@ -73,7 +99,7 @@ func writeDurably(fsys fsx.FS, name string, data []byte) error {
 }
 
 // readSmall reads a small file; it is nil, nil when there is none.
-func readSmall(fsys fsx.FS, name, magic string) ([]byte, error) {
+func readSmall(fsys fsx.FS, name, magic string, o owner) ([]byte, error) {
 	b, err := fsx.ReadFile(fsys, name, maxSmallFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -81,7 +107,7 @@ func readSmall(fsys fsx.FS, name, magic string) ([]byte, error) {
 	if err != nil {
 		return nil, &unreadError{err}
 	}
-	payload, err := unseal(magic, b)
+	payload, err := unseal(magic, o, b)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Base(name), err)
 	}
@@ -96,7 +122,7 @@ type startState struct {
 	state  []byte // package partition's
 }
 
-func (s *startState) encode() []byte {
+func (s *startState) encode(o owner) []byte {
 	le := binary.LittleEndian
 	b := le.AppendUint64(nil, uint64(s.first))
 	b = le.AppendUint32(b, uint32(len(s.epochs)))
@@ -105,7 +131,7 @@ func (s *startState) encode() []byte {
 		b = le.AppendUint64(b, uint64(e.term))
 		b = le.AppendUint64(b, uint64(e.start))
 	}
-	return seal(startMagic, append(b, s.state...))
+	return seal(startMagic, o, append(b, s.state...))
 }
 
 func decodeStart(b []byte) (startState, error) {
@@ -138,13 +164,13 @@ type logStart struct {
 
 const logStartName = "logstart"
 
-func (s logStart) encode() []byte {
+func (s logStart) encode(o owner) []byte {
 	b := binary.LittleEndian.AppendUint64(nil, uint64(s.offset))
-	return seal(logStartMagic, binary.LittleEndian.AppendUint64(b, uint64(s.kept)))
+	return seal(logStartMagic, o, binary.LittleEndian.AppendUint64(b, uint64(s.kept)))
 }
 
-func readLogStart(fsys fsx.FS, dir string) (logStart, error) {
-	b, err := readSmall(fsys, filepath.Join(dir, logStartName), logStartMagic)
+func readLogStart(fsys fsx.FS, dir string, o owner) (logStart, error) {
+	b, err := readSmall(fsys, filepath.Join(dir, logStartName), logStartMagic, o)
 	if err != nil || b == nil {
 		return logStart{}, err
 	}
@@ -154,8 +180,8 @@ func readLogStart(fsys fsx.FS, dir string) (logStart, error) {
 	return logStart{record.Offset(binary.LittleEndian.Uint64(b)), Index(binary.LittleEndian.Uint64(b[8:]))}, nil
 }
 
-func writeLogStart(fsys fsx.FS, dir string, s logStart) error {
-	if err := writeDurably(fsys, filepath.Join(dir, logStartName), s.encode()); err != nil {
+func writeLogStart(fsys fsx.FS, dir string, o owner, s logStart) error {
+	if err := writeDurably(fsys, filepath.Join(dir, logStartName), s.encode(o)); err != nil {
 		return err
 	}
 	return fsys.SyncDir(dir)

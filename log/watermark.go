@@ -17,7 +17,8 @@ import (
 const (
 	watermarkName  = "acked"
 	watermarkMagic = "TMACKED\x00"
-	watermarkBytes = 32
+	watermarkBytes = 48
+	watermarkOld   = 32 // of version 1, which named no owner
 )
 
 // watermark is the file that remembers how far the log was synced, apart from
@@ -29,6 +30,8 @@ const (
 // truncation takes entries away, and that lowers the file durably first.
 type watermark struct {
 	f     fsx.File
+	owner owner
+	old   bool // in the file stands version 1
 	index Index
 	// cut says that bytes were cut off the log since the watermark was last
 	// raised. Open makes the cut once more: had its fsync failed, the kernel may show the
@@ -36,31 +39,45 @@ type watermark struct {
 	cut bool
 }
 
-func encodeWatermark(i Index, cut bool) []byte {
+func encodeWatermark(o owner, i Index, cut bool) []byte {
 	b := make([]byte, watermarkBytes)
 	copy(b, watermarkMagic)
-	binary.LittleEndian.PutUint32(b[8:], formatVersion)
+	binary.LittleEndian.PutUint32(b[8:], smallVersion)
+	binary.LittleEndian.PutUint32(b[12:], uint32(o.partition))
 	binary.LittleEndian.PutUint64(b[16:], uint64(i))
 	if cut {
 		b[24] = 1
 	}
-	binary.LittleEndian.PutUint32(b[28:], crc32.Checksum(b[:28], castagnoli))
+	copy(b[28:], o.topic[:])
+	binary.LittleEndian.PutUint32(b[44:], crc32.Checksum(b[:44], castagnoli))
 	return b
 }
 
-func decodeWatermark(b []byte) (i Index, cut bool, err error) {
-	if len(b) != watermarkBytes || string(b[:8]) != watermarkMagic || binary.LittleEndian.Uint32(b[8:]) != formatVersion {
-		return 0, false, errors.New("no watermark")
+// decodeWatermark reads the watermark of that owner; the zero owner takes anybody's.
+func decodeWatermark(o owner, b []byte) (w watermark, err error) {
+	le := binary.LittleEndian
+	if len(b) < watermarkOld || string(b[:8]) != watermarkMagic {
+		return w, errors.New("no watermark")
 	}
-	if crc32.Checksum(b[:28], castagnoli) != binary.LittleEndian.Uint32(b[28:]) {
-		return 0, false, errors.New("watermark checksum")
+	sum := watermarkBytes - 4
+	if w.old = le.Uint32(b[8:]) == 1; w.old {
+		sum = watermarkOld - 4
+	} else if len(b) != watermarkBytes || le.Uint32(b[8:]) != smallVersion {
+		return w, errors.New("no watermark")
 	}
-	return Index(binary.LittleEndian.Uint64(b[16:])), b[24] == 1, nil
+	if crc32.Checksum(b[:sum], castagnoli) != le.Uint32(b[sum:]) {
+		return w, errors.New("watermark checksum")
+	}
+	if !w.old && o != (owner{}) && o != (owner{UUID(b[28:44]), int32(le.Uint32(b[12:]))}) {
+		return w, errOwner
+	}
+	w.index, w.cut = Index(le.Uint64(b[16:])), b[24] == 1
+	return w, nil
 }
 
 // openWatermark opens the file. known is false when there is none or it is damaged: then
 // nobody can tell a torn tail from a damaged one, and Open must not cut.
-func openWatermark(fsys fsx.FS, dir string) (w *watermark, known bool, err error) {
+func openWatermark(fsys fsx.FS, dir string, o owner) (w *watermark, known bool, err error) {
 	name := filepath.Join(dir, watermarkName)
 	f, err := fsys.OpenFile(name, os.O_RDWR, filePerm)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -74,15 +91,16 @@ func openWatermark(fsys fsx.FS, dir string) (w *watermark, known bool, err error
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, false, errors.Join(err, f.Close())
 	}
-	index, cut, err := decodeWatermark(b[:n])
-	return &watermark{f: f, index: index, cut: cut}, err == nil, nil
+	got, err := decodeWatermark(o, b[:n])
+	got.f, got.owner = f, o
+	return &got, err == nil, nil
 }
 
 // createWatermark makes the file at 0, durably. The log is empty, or its tail
 // is known to be whole.
-func createWatermark(fsys fsx.FS, dir string) (*watermark, error) {
+func createWatermark(fsys fsx.FS, dir string, o owner) (*watermark, error) {
 	name := filepath.Join(dir, watermarkName)
-	if err := writeDurably(fsys, name, encodeWatermark(0, false)); err != nil {
+	if err := writeDurably(fsys, name, encodeWatermark(o, 0, false)); err != nil {
 		return nil, err
 	}
 	if err := fsys.SyncDir(dir); err != nil {
@@ -92,7 +110,7 @@ func createWatermark(fsys fsx.FS, dir string) (*watermark, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &watermark{f: f}, nil
+	return &watermark{f: f, owner: o}, nil
 }
 
 // raise notes that the entries up to i are durable.
@@ -113,7 +131,7 @@ func (w *watermark) lower(i Index) error {
 }
 
 func (w *watermark) write(i Index, cut bool) error {
-	if n, err := w.f.WriteAt(encodeWatermark(i, cut), 0); err != nil {
+	if n, err := w.f.WriteAt(encodeWatermark(w.owner, i, cut), 0); err != nil {
 		return fmt.Errorf("%d of %d bytes: %w", n, watermarkBytes, err)
 	}
 	w.index, w.cut = i, cut

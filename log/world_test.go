@@ -25,14 +25,17 @@ type world struct {
 	entries []Entry
 	acked   Index         // what the log said is durable
 	start   record.Offset // what the log must not serve below
-	commit  Index
-	term    Term
+	// Where it started before a write of the start that a disk may lose.
+	startEarlier record.Offset
+	commit       Index
+	term         Term
 	// While TruncateSuffix runs: the entries that were there before.
 	ghost []Entry
 	// While SetStart or Retain runs, the start may be anywhere up to here.
 	mayStart record.Offset
 	poisoned int
 	pool     bool
+	tag      byte // ends every state
 }
 
 const worldDir = "/data/topics/t/0"
@@ -250,7 +253,7 @@ func (w *world) sync() error {
 }
 
 func (w *world) roll() error {
-	err := w.log.Roll(binary.LittleEndian.AppendUint64(nil, uint64(w.last()+1)))
+	err := w.log.Roll(append(binary.LittleEndian.AppendUint64(nil, uint64(w.last()+1)), w.tag))
 	w.acked = max(w.acked, w.log.Durable())
 	return err
 }
@@ -260,7 +263,10 @@ func (w *world) truncate() error {
 	if len(w.entries) == 0 || low > w.last() {
 		return nil
 	}
-	i := low + Index(w.rng.IntN(int(w.last()-low)+1))
+	return w.truncateAt(low + Index(w.rng.IntN(int(w.last()-low)+1)))
+}
+
+func (w *world) truncateAt(i Index) error {
 	w.ghost = w.entries
 	w.entries = w.entries[:i-w.first]
 	w.acked = min(w.acked, i-1)

@@ -11,6 +11,7 @@ import (
 // Op is an operation about to happen.
 type Op struct {
 	Kind Kind
+	// Name is what the file or directory is called now; an open file may have been renamed.
 	Name string
 	// N counts the mutating operations of the file system, from 1; it
 	// stays the same for reads and opens.

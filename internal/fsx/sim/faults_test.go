@@ -331,3 +331,15 @@ func BenchmarkAppendSync(b *testing.B) {
 	}
 	b.SetBytes(4 << 20)
 }
+
+func TestRulesKnowARenamedFile(t *testing.T) {
+	s := New()
+	f := create(t, s, "/a.new", nil, false, false)
+	if err := s.Rename("/a.new", "/a"); err != nil {
+		t.Fatal(err)
+	}
+	plan(s, Rule{Path: "a", Do: Fail(syscall.EIO)})
+	if err := f.Sync(); !errors.Is(err, syscall.EIO) {
+		t.Fatalf("sync: %v", err)
+	}
+}

@@ -28,7 +28,7 @@ func (f *file) ReadAt(p []byte, off int64) (int, error) {
 	if f.closed {
 		return 0, f.err("read", fs.ErrClosed)
 	}
-	fault := f.fs.before(Op{Kind: OpRead, Name: f.name, Off: off, Len: len(p), Size: f.n.size()})
+	fault := f.fs.before(Op{Kind: OpRead, Name: f.n.name, Off: off, Len: len(p), Size: f.n.size()})
 	if fault.Err != nil {
 		return 0, f.err("read", fault.Err)
 	}
@@ -52,7 +52,7 @@ func (f *file) WriteAt(p []byte, off int64) (int, error) {
 	if f.closed {
 		return 0, f.err("write", fs.ErrClosed)
 	}
-	fault := f.fs.before(Op{Kind: OpWrite, Name: f.name, Off: off, Len: len(p), Size: f.n.size()})
+	fault := f.fs.before(Op{Kind: OpWrite, Name: f.n.name, Off: off, Len: len(p), Size: f.n.size()})
 	if fault.Err != nil {
 		n := min(fault.Short, len(p))
 		if errors.Is(fault.Err, ErrCrashed) {
@@ -132,7 +132,7 @@ func (f *file) Truncate(size int64) error {
 }
 
 func (f *file) truncateLocked(size int64) error {
-	if fault := f.fs.before(Op{Kind: OpTruncate, Name: f.name, Len: int(size), Size: f.n.size()}); fault.Err != nil {
+	if fault := f.fs.before(Op{Kind: OpTruncate, Name: f.n.name, Len: int(size), Size: f.n.size()}); fault.Err != nil {
 		return f.err("truncate", fault.Err)
 	}
 	f.fs.used += size - f.n.size()
@@ -148,7 +148,7 @@ func (f *file) Sync() error {
 		return f.err("fsync", fs.ErrClosed)
 	}
 	upTo := f.n.seq // what is written while a slow sync runs is not covered by it
-	fault := f.fs.before(Op{Kind: OpSync, Name: f.name, Size: f.n.size()})
+	fault := f.fs.before(Op{Kind: OpSync, Name: f.n.name, Size: f.n.size()})
 	if errors.Is(fault.Err, ErrCrashed) {
 		return f.err("fsync", ErrCrashed)
 	}

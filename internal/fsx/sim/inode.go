@@ -4,7 +4,8 @@ import "slices"
 
 // inode is a directory or a file.
 type inode struct {
-	dir bool
+	dir  bool
+	name string // of a file, when it was last opened or renamed
 	// A directory's names: as seen, and as certain.
 	seen, durable map[string]*inode
 

@@ -111,7 +111,7 @@ func clone(old *inode, done map[*inode]*inode) *inode {
 	if n, ok := done[old]; ok {
 		return n
 	}
-	n := &inode{dir: old.dir, data: old.data.share(), safe: old.safe.share(), seq: old.seq, thin: old.thin}
+	n := &inode{dir: old.dir, name: old.name, data: old.data.share(), safe: old.safe.share(), seq: old.seq, thin: old.thin}
 	n.pending = append(n.pending, old.pending...)
 	done[old] = n
 	if old.dir {

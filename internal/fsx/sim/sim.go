@@ -180,6 +180,7 @@ func (s *FS) OpenFile(name string, flag int, _ fs.FileMode) (fsx.File, error) {
 	case n.dir:
 		return nil, s.failed("open", name, syscall.EISDIR)
 	}
+	n.name = name
 	file := &file{fs: s, n: n, name: name}
 	if flag&os.O_TRUNC != 0 && n.size() > 0 {
 		if err := file.truncateLocked(0); err != nil {
@@ -256,6 +257,7 @@ func (s *FS) Rename(from, to string) error {
 	}
 	delete(fromDir.seen, fromBase)
 	toDir.seen[toBase] = n
+	n.name = to
 	return nil
 }
 
