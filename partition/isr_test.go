@@ -3,6 +3,7 @@ package partition
 import (
 	"math"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,7 +17,7 @@ import (
 type tracked struct {
 	t *testing.T
 	*tracker
-	changes int
+	changes atomic.Int32
 }
 
 func config(voters ...raft.ServerID) raft.Configuration {
@@ -30,7 +31,7 @@ func config(voters ...raft.ServerID) raft.Configuration {
 // track leads term 5, whose first entry is 11, with the voters a (itself), b and c; both have acknowledged it.
 func track(t *testing.T) *tracked {
 	x := &tracked{t: t}
-	x.tracker = newTracker("a", 0, 10, func() { x.changes++ })
+	x.tracker = newTracker("a", 0, 10, func() { x.changes.Add(1) })
 	x.append(5, 11, 11)
 	x.match(5, "b", 11)
 	x.match(5, "c", 11)
@@ -60,7 +61,7 @@ func TestTheISR(t *testing.T) {
 	t.Run("begins with those who acknowledged the term's first entry", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			x := &tracked{t: t}
-			x.tracker = newTracker("a", 0, 10, func() { x.changes++ })
+			x.tracker = newTracker("a", 0, 10, func() { x.changes.Add(1) })
 			x.match(5, "c", 10) // before the first entry of the term is stored: the logs agree, no more
 			x.append(5, 11, 12)
 			x.match(5, "b", 11)
@@ -83,10 +84,10 @@ func TestTheISR(t *testing.T) {
 			x.match(5, "b", 12)
 			<-time.After(1800 * time.Millisecond)
 			x.want(11, "a", "b", "c")
-			before := x.changes
+			before := x.changes.Load()
 			<-time.After(201 * time.Millisecond)
 			x.want(12, "a", "b")
-			if x.changes == before {
+			if x.changes.Load() == before {
 				t.Error("nobody was told")
 			}
 			x.match(5, "c", 12)
@@ -138,7 +139,7 @@ func TestTheISR(t *testing.T) {
 	})
 	t.Run("survives older entries from a newer leader", func(t *testing.T) {
 		x := &tracked{t: t}
-		x.tracker = newTracker("a", 0, 10, func() { x.changes++ })
+		x.tracker = newTracker("a", 0, 10, func() { x.changes.Add(1) })
 		x.match(5, "b", 10) // leads term 5, and is deposed before it has stored anything
 		x.append(4, 11, 12)
 		x.want(0)

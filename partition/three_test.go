@@ -1,0 +1,198 @@
+package partition
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/tidemarkhq/tidemark/internal/clock"
+	"github.com/tidemarkhq/tidemark/internal/fsx/sim"
+	"github.com/tidemarkhq/tidemark/internal/simnet"
+	"github.com/tidemarkhq/tidemark/proto/errs"
+)
+
+// trio is three replicas of one partition, each with its own disk, in a synctest bubble.
+type trio struct {
+	t     *testing.T
+	net   *simnet.Net
+	disks [3]*sim.FS
+	at    [3]*rig
+}
+
+func host(i int) string { return fmt.Sprint("host-", i) }
+
+// three runs f on three started replicas.
+func three(t *testing.T, f func(c *trio, t *testing.T), opts ...option) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &trio{t: t, net: simnet.New(rand.New(rand.NewPCG(1, 2)), simnet.Config{})}
+		defer c.stop()
+		c.net.SetDefault(simnet.Path{Delay: time.Millisecond})
+		for i := range c.at {
+			c.disks[i] = sim.New()
+			c.at[i] = newRig(t, c.disks[i], "/data", append(opts, func(r *rig) { c.member(r, i) })...)
+			if err := c.at[i].tryStart(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f(c, t)
+	})
+}
+
+func (c *trio) stop() {
+	for _, r := range c.at {
+		if r != nil && r.Replica != nil {
+			_ = r.tryStop()
+		}
+	}
+	c.net.Close()
+}
+
+func (c *trio) member(r *rig, i int) {
+	r.cfg.Voters = nil
+	for j := range c.at {
+		id := raft.ServerID(fmt.Sprint(j, "/replica"))
+		r.cfg.Voters = append(r.cfg.Voters, raft.Server{ID: id, Address: raft.ServerAddress(id)})
+	}
+	r.cfg.ID = r.cfg.Voters[i].ID
+	r.deps.Transport = c.net.Host(host(i)).Endpoint("orders/3", raft.ServerAddress(r.cfg.ID))
+}
+
+// until waits for a condition, a virtual minute at most.
+func (c *trio) until(what string, ok func() bool) {
+	c.t.Helper()
+	for began := clock.Monotonic(); !ok(); <-time.After(10 * time.Millisecond) {
+		if clock.Since(began) > time.Minute {
+			c.t.Fatalf("not within a minute: %s", what)
+		}
+	}
+}
+
+// leader waits for one; other is not it.
+func (c *trio) leader(other int) (n int) {
+	c.t.Helper()
+	c.until("a leader", func() bool {
+		for i, r := range c.at {
+			if i != other && r.View().Leader {
+				n = i
+				return true
+			}
+		}
+		return false
+	})
+	return n
+}
+
+// isolate cuts a replica off from the others.
+func (c *trio) isolate(n int) {
+	for i := range c.at {
+		if i != n {
+			c.net.Cut(host(n), host(i))
+		}
+	}
+}
+
+// timed appends and tells how long the answer took.
+func (r *rig) timed(a Append) (Appended, time.Duration, error) {
+	began := clock.Monotonic()
+	got, err := r.append(a)
+	return got, clock.Since(began), err
+}
+
+func TestAcksAllOfThreeReplicas(t *testing.T) {
+	three(t, func(c *trio, t *testing.T) {
+		n := c.leader(-1)
+		leader, follower := c.at[n], (n+1)%3
+		c.until("all are in sync", func() bool { return len(leader.ISR()) == 3 })
+		if a, _, err := leader.timed(Append{Batch: batch("a")}); err != nil || !a.Durable || a.Acked != AcksAll {
+			t.Fatalf("got %+v, %v", a, err)
+		}
+		<-time.After(time.Minute)
+		if got := leader.ISR(); len(got) != 3 {
+			t.Errorf("after an idle minute only %v are in sync", got)
+		}
+
+		c.isolate(follower)
+		if _, took, err := leader.timed(Append{Batch: batch("b"), Acks: AcksQuorum}); err != nil || took > 100*time.Millisecond {
+			t.Errorf("a majority has it, and the answer took %v: %v", took, err)
+		}
+		if _, took, err := leader.timed(Append{Batch: batch("c")}); err != nil || took < 1800*time.Millisecond || took > 2100*time.Millisecond {
+			t.Errorf("acks=all with a silent follower took %v, %v; it is to be given up after 2 s", took, err)
+		}
+		if _, took, err := leader.timed(Append{Batch: batch("d")}); err != nil || took > 100*time.Millisecond {
+			t.Errorf("the follower still holds answers back: %v, %v", took, err)
+		}
+		if got := leader.ISR(); len(got) != 2 {
+			t.Errorf("in sync are %v", got)
+		}
+
+		tight := *leader.topic.Load()
+		tight.MinInsync = 3
+		leader.Configure(tight)
+		if _, err := leader.append(Append{Batch: batch("x")}); errs.CodeOf(err) != errs.NotEnoughReplicas || errs.OutcomeUnknown(err) {
+			t.Errorf("with two of three in sync: %v", err)
+		}
+		c.net.HealAll()
+		c.until("the follower is back", func() bool { return len(leader.ISR()) == 3 })
+		if _, took, err := leader.timed(Append{Batch: batch("e")}); err != nil || took > 100*time.Millisecond {
+			t.Errorf("took %v: %v", took, err)
+		}
+		c.isolate(follower)
+		if _, err := leader.append(Append{Batch: batch("f")}); errs.CodeOf(err) != errs.NotEnoughReplicasAfterAppend || !errs.OutcomeUnknown(err) {
+			t.Errorf("with two of three in sync while it waited: %v", err)
+		}
+		if now := c.leader(-1); now != n {
+			t.Errorf("%d leads, not %d: this was no test of the ISR", now, n)
+		}
+	})
+}
+
+func TestACutOffLeaderRefusesAcksAll(t *testing.T) {
+	three(t, func(c *trio, t *testing.T) {
+		n := c.leader(-1)
+		c.at[n].mustAppend(batch("a"))
+		c.isolate(n)
+		p, err := c.at[n].Append(t.Context(), Append{Batch: batch("b")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.until("nobody else is in sync", func() bool { return len(c.at[n].ISR()) == 1 })
+		if _, err := c.at[n].Append(t.Context(), Append{Batch: batch("c")}); errs.CodeOf(err) != errs.NotEnoughReplicas {
+			t.Errorf("without a majority in sync: %v", err)
+		}
+		limit, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if _, err := p.Result(limit); !errs.OutcomeUnknown(err) || limit.Err() != nil {
+			t.Errorf("the append on the minority side: %v", err)
+		}
+		m := c.leader(n)
+		c.at[m].mustAppend(batch("d"))
+		c.net.HealAll()
+		c.until("the old leader has what it missed", func() bool {
+			got, err := c.at[n].readAll()
+			return err == nil && len(got) == 2 && got[1] == "d"
+		})
+	})
+}
+
+// flush=interval and os: an ack of several copies never says that they are durable.
+func TestCopiesInMemoryAreNotCalledDurable(t *testing.T) {
+	three(t, func(c *trio, t *testing.T) {
+		leader := c.at[c.leader(-1)]
+		if a, err := leader.append(Append{Batch: batch("a")}); err != nil || a.Durable {
+			t.Errorf("all: %+v, %v", a, err)
+		}
+		p, err := leader.Append(t.Context(), Append{Batch: batch("b"), Acks: AcksQuorum})
+		if err = errors.Join(err, leader.Flush()); err != nil {
+			t.Fatal(err)
+		}
+		if a, err := p.Result(t.Context()); err != nil || a.Durable {
+			t.Errorf("quorum, the leader's copy is on disk: %+v, %v", a, err)
+		}
+	}, withTopic(func(c *TopicConfig) { c.Flush = flushOS }))
+}
