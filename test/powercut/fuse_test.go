@@ -74,20 +74,13 @@ func (s *suite) listen(j *judge, out io.Reader) (failure string) {
 	}
 }
 
-// life runs one child until the power goes in place of its n-th change.
-func (s *suite) life(f *cutfs.FS, j *judge, n int, torn bool) {
+// life runs one child until the power goes in place of the disk's n-th change.
+func (s *suite) life(d *disk, j *judge, n int, torn bool) {
 	s.t.Helper()
-	m, err := f.Mount(s.t.TempDir())
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer func() {
-		if err := m.Unmount(); err != nil {
-			s.t.Error(err)
-		}
-	}()
+	dir := d.mount()
+	defer d.unmount()
 	j.born()
-	cmd, out := s.child(m.Dir())
+	cmd, out := s.child(dir)
 	kill := func() { _ = cmd.Process.Kill() } // of a process that has ended, an error that says so
 	stuck := time.AfterFunc(30*time.Second, kill)
 	defer stuck.Stop()
@@ -95,7 +88,7 @@ func (s *suite) life(f *cutfs.FS, j *judge, n int, torn bool) {
 	if s.rng.IntN(2) == 0 {
 		then = nil // it sees its disk fail, and must not acknowledge after that
 	}
-	cut := f.CutAfter(n, torn, then)
+	cut := d.fs.CutAfter(n, torn, then)
 	failure := s.listen(j, out)
 	s.end(cmd)
 	select {
@@ -106,7 +99,7 @@ func (s *suite) life(f *cutfs.FS, j *judge, n int, torn bool) {
 	default:
 		j.verdict.openFailures++
 		j.problem("the child ended before the power did: %s", failure)
-		f.Cut(false)
+		d.fs.Cut(false)
 	}
 }
 
@@ -118,26 +111,30 @@ func (s *suite) end(cmd *exec.Cmd) {
 }
 
 // changes draws when the power goes: now and then while the log is opened.
-func (s *suite) changes() int {
-	if s.rng.IntN(4) == 0 {
-		return 1 + s.rng.IntN(40)
+func (s *suite) changes(kind string) int {
+	scale := 1
+	if sizes[kind] > 0 {
+		scale = 2 // a file system writes its journal too
 	}
-	return 20 + s.rng.IntN(600)
+	if s.rng.IntN(4) == 0 {
+		return scale * (1 + s.rng.IntN(40))
+	}
+	return scale * (20 + s.rng.IntN(600))
 }
 
 // disk takes one disk through several lives.
-func (s *suite) disk(mode cutfs.Mode, torn bool, lives int) {
+func (s *suite) disk(kind string, torn bool, lives int) {
 	s.t.Helper()
-	f, j := cutfs.New(mode, s.rng.Uint64()), newJudge()
+	d, j := newDisk(s.t, kind, s.rng.Uint64()), newJudge()
 	for range lives {
-		s.life(f, j, s.changes(), torn)
+		s.life(d, j, s.changes(kind), torn)
 		if len(j.verdict.problems) > 0 {
 			break
 		}
 	}
 	for _, p := range j.verdict.problems {
 		if !s.nosync {
-			s.t.Errorf("%s, torn %v: %s", mode, torn, p)
+			s.t.Errorf("%s, torn %v: %s", kind, torn, p)
 		}
 	}
 	s.total.add(j.verdict)
@@ -177,9 +174,9 @@ func (s *suite) report(name string, wanted ...string) {
 func TestLogOnFUSE(t *testing.T) {
 	s := newSuite(t, "log")
 	for _, torn := range []bool{true, false} {
-		for _, mode := range []cutfs.Mode{cutfs.Strict, cutfs.Journaled} {
+		for _, kind := range []string{"fuse", "fuse-strict"} {
 			for _, s.pool = range []bool{false, true} {
-				s.disk(mode, torn, livesPerDisk)
+				s.disk(kind, torn, livesPerDisk)
 			}
 		}
 	}
@@ -189,18 +186,32 @@ func TestLogOnFUSE(t *testing.T) {
 func TestStatelogOnFUSE(t *testing.T) {
 	s := newSuite(t, "statelog")
 	for _, torn := range []bool{true, false} {
-		for _, mode := range []cutfs.Mode{cutfs.Strict, cutfs.Journaled} {
-			s.disk(mode, torn, livesPerDisk)
+		for _, kind := range []string{"fuse", "fuse-strict"} {
+			s.disk(kind, torn, livesPerDisk)
 		}
 	}
 	s.report("powercut-statelog-fuse", "truncate", "retain")
+}
+
+func TestLogOnBlockDevices(t *testing.T) {
+	for kind := range sizes {
+		t.Run(kind, func(t *testing.T) {
+			s := newSuite(t, "log")
+			for _, torn := range []bool{true, false} {
+				for _, s.pool = range []bool{false, true} {
+					s.disk(kind, torn, 3)
+				}
+			}
+			s.report("powercut-log-"+kind, "roll")
+		})
+	}
 }
 
 // A writer that acknowledges without a sync is caught.
 func TestLossIsSeen(t *testing.T) {
 	s := newSuite(t, "log")
 	s.nosync = true
-	s.disk(cutfs.Journaled, false, 6)
+	s.disk("fuse", false, 6)
 	if s.total.lost == 0 {
 		t.Errorf("nothing was lost without a sync: %+v", s.total)
 	}

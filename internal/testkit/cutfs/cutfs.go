@@ -21,6 +21,7 @@ package cutfs
 
 import (
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"syscall"
@@ -31,6 +32,10 @@ import (
 
 // SectorBytes is what a disk writes whole or not at all.
 const SectorBytes = 512
+
+// Source begins the name of every mount; the process that made it follows. Directories that
+// are named so are swept too.
+const Source = "tidemark-cutfs-"
 
 // Mode says when names become durable.
 type Mode int
@@ -166,6 +171,20 @@ func (f *FS) cutLocked(torn bool) Lost {
 	f.reboot(f.root, live, torn, &lost)
 	f.inodes = live
 	return lost
+}
+
+// SyncAll makes everything durable.
+func (f *FS) SyncAll() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.commit(f.committed + len(f.ops))
+	for _, n := range f.inodes {
+		if n.isDir() {
+			n.sure = maps.Clone(n.kids)
+		} else {
+			n.sync()
+		}
+	}
 }
 
 // reboot makes what survived below a directory the state that is seen.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -13,9 +14,6 @@ import (
 
 	"github.com/tidemarkhq/tidemark/internal/run"
 )
-
-// source begins the name of every mount; the process that made it follows.
-const source = "tidemark-cutfs-"
 
 // Mount is a file system in front of the kernel.
 type Mount struct{ dir string }
@@ -38,7 +36,7 @@ func (f *FS) Mount(dir string) (*Mount, error) {
 	r := &raw{RawFileSystem: fuse.NewDefaultRawFileSystem(), fs: f, life: f.life}
 	f.mu.Unlock()
 	srv, err := fuse.NewServer(r, dir, &fuse.MountOptions{
-		FsName: fmt.Sprint(source, os.Getpid()), Name: "cutfs", DirectMountStrict: true,
+		FsName: fmt.Sprint(Source, os.Getpid()), Name: "cutfs", DirectMountStrict: true,
 		MaxWrite: 1 << 20, DisableXAttrs: true, DisableReadDirPlus: true, DisableSplice: true,
 	})
 	if err != nil {
@@ -67,7 +65,8 @@ func Detach(dir string) error {
 	return nil
 }
 
-// Sweep takes away mounts of processes that are no more.
+// Sweep takes away what processes left that are no more: mounts of a cutfs, and mounts at directories
+// whose name begins with Source and the process.
 func Sweep() error {
 	text, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {
@@ -75,19 +74,23 @@ func Sweep() error {
 	}
 	var errs []error
 	for line := range strings.Lines(string(text)) {
-		var pid int
 		fields := strings.Fields(line)
-		if len(fields) < 2 {
+		if len(fields) < 2 || !orphan(fields[0]) && !orphan(filepath.Base(fields[1])) {
 			continue
 		}
-		if _, err := fmt.Sscanf(fields[0], source+"%d", &pid); err != nil {
-			continue
-		}
-		if err := syscall.Kill(pid, 0); errors.Is(err, syscall.ESRCH) {
-			errs = append(errs, Detach(fields[1]))
-		}
+		errs = append(errs, Detach(fields[1]))
 	}
 	return errors.Join(errs...)
+}
+
+// orphan tells whether a name begins with Source and a process that has ended.
+func orphan(name string) bool {
+	rest, ours := strings.CutPrefix(name, Source)
+	var pid int
+	if _, err := fmt.Sscanf(rest, "%d", &pid); !ours || err != nil {
+		return false
+	}
+	return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH)
 }
 
 // dying tells whether a thread was told to end by SIGKILL, as all threads of a process
