@@ -30,6 +30,7 @@ var ladder = map[string][]string{
 	"cmd":                {"broker", "producer", "consumer", "admin", "proto", "internal"},
 	"test":               {"log", "partition", "broker", "producer", "consumer", "admin", "cmd", "proto", "internal"},
 	"internal/arch":      {},
+	"internal/check":     {},
 	"internal/client":    {"proto", "internal/run", "internal/clock"},
 	"internal/clock":     {},
 	"internal/config":    {},
@@ -119,7 +120,7 @@ func TestOnlyClockReadsTheTime(t *testing.T) {
 
 // The simulator runs these packages as a wasip1 module.
 func TestCompilesForTheSimulator(t *testing.T) {
-	args := []string{"build", "./log/...", "./partition/...", "./broker/controller", "./broker/group", "./broker/replicas", "./internal/simnet"}
+	args := []string{"build", "./log/...", "./partition/...", "./broker/controller", "./broker/group", "./broker/replicas", "./internal/check", "./internal/simnet"}
 	cmd := exec.Command("go", args...)
 	cmd.Dir = "../.."
 	cmd.Env = append(cmd.Environ(), "GOOS=wasip1", "GOARCH=wasm")
