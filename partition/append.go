@@ -122,7 +122,7 @@ func (r *Replica) prepare(a Append) (*Pending, []byte, error) {
 func (r *Replica) ready() error {
 	switch {
 	case r.failure() != nil:
-		return errFailed
+		return r.refusal(errFailed)
 	case !r.proposals.leading():
 		return r.proposals.refusal()
 	case r.muted():
@@ -263,7 +263,7 @@ func (r *Replica) Trim(ctx context.Context, before record.Offset) (record.Offset
 func (r *Replica) trimmable(before, high record.Offset) error {
 	switch t := r.topic.Load(); {
 	case r.failure() != nil:
-		return errFailed
+		return r.refusal(errFailed)
 	case !r.proposals.leading():
 		return r.proposals.refusal()
 	case before < 0 || before > high:

@@ -96,7 +96,7 @@ func TestACheckpointNeverGoesBack(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	saved, err := readCheckpoint(r.fs, r.cfg, r.limits)
+	saved, err := readCheckpoint(r.fs, r.cfg.Dir, r.cfg, r.limits)
 	if err != nil || saved.index != newer.index {
 		t.Fatalf("the file is at entry %d (%v), retention relies on %d", saved.index, err, r.snapshots.index())
 	}

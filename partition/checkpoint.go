@@ -104,9 +104,13 @@ func decodeCheckpoint(b []byte, topic log.UUID, partition int32, l limits) (*sta
 	return decodeState(body[checkpointHead:], l)
 }
 
+func writeCheckpoint(fsys fsx.FS, dir string, cfg Config, state []byte) error {
+	return fsx.WriteFile(fsys, filepath.Join(dir, checkpointName), encodeCheckpoint(cfg.Topic, cfg.Partition, state), 0o600)
+}
+
 // readCheckpoint reads the file; a missing one gives nil.
-func readCheckpoint(fsys fsx.FS, cfg Config, l limits) (*state, error) {
-	b, err := fsx.ReadFile(fsys, filepath.Join(cfg.Dir, checkpointName), maxCheckpointBytes)
+func readCheckpoint(fsys fsx.FS, dir string, cfg Config, l limits) (*state, error) {
+	b, err := fsx.ReadFile(fsys, filepath.Join(dir, checkpointName), maxCheckpointBytes)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -152,8 +156,7 @@ func (r *Replica) checkpoint(c *state) error {
 		}
 	}
 	failpoint.Hit("partition/checkpoint-before-write")
-	b := encodeCheckpoint(r.cfg.Topic, r.cfg.Partition, c.encoded)
-	if err := fsx.WriteFile(r.deps.FS, filepath.Join(r.cfg.Dir, checkpointName), b, 0o600); err != nil {
+	if err := writeCheckpoint(r.deps.FS, r.gen.dir, r.cfg, c.encoded); err != nil {
 		return fmt.Errorf("write checkpoint at entry %d: %w", c.index, err)
 	}
 	failpoint.Hit("partition/checkpoint-after-write")
@@ -163,13 +166,17 @@ func (r *Replica) checkpoint(c *state) error {
 	return nil
 }
 
-// snapshots is the raft.SnapshotStore of a data group: it shows the checkpoint, and never
-// holds data. Raft must neither take a snapshot nor install one.
+// snapshots is the raft.SnapshotStore of a data group. Until the group runs it shows the
+// checkpoint, from which Raft starts; from then on the log's origin, which is all that a follower may be
+// given in place of entries: a follower that took the checkpoint would miss what is retained
+// before it. Raft must neither take a snapshot nor install one.
 type snapshots struct {
 	base atomic.Pointer[state] // frozen; nil: none
 	// durable is the index of the checkpoint's file, 0 without one. A base that a start took from the
 	// active segment is not in it, and the start after that one may not find it again.
 	durable atomic.Uint64
+	// offer opens the origin; nil until the group runs.
+	offer atomic.Pointer[func() (*raft.SnapshotMeta, io.ReadCloser, error)]
 }
 
 func (s *snapshots) advance(c *state) {
@@ -186,6 +193,9 @@ func (s *snapshots) index() log.Index { return log.Index(s.durable.Load()) }
 
 // List implements raft.SnapshotStore.
 func (s *snapshots) List() ([]*raft.SnapshotMeta, error) {
+	if s.offer.Load() != nil {
+		return []*raft.SnapshotMeta{{Version: raft.SnapshotVersionMax, ID: originName}}, nil // Open tells the rest
+	}
 	c := s.base.Load()
 	if c == nil {
 		return nil, nil
@@ -212,7 +222,10 @@ func (s *snapshots) Create(raft.SnapshotVersion, uint64, uint64, raft.Configurat
 	return nil, errNoSnapshots
 }
 
-// Open implements raft.SnapshotStore.
-func (s *snapshots) Open(string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+// Open implements raft.SnapshotStore. The checkpoint is never opened.
+func (s *snapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+	if offer := s.offer.Load(); offer != nil && id == originName {
+		return (*offer)()
+	}
 	return nil, nil, errNoSnapshots
 }

@@ -16,6 +16,8 @@ type Metrics struct {
 	refused     *prometheus.CounterVec
 	checkpoints prometheus.Counter
 	failures    prometheus.Counter
+	resets      prometheus.Counter
+	offers      prometheus.Counter
 }
 
 // NewMetrics registers the metrics; a nil registerer gives nil: no metrics.
@@ -45,8 +47,16 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "tidemark_partition_failed_replicas_total",
 			Help: "Replicas that ended because of a disk error, damage, or disagreement with their leader.",
 		}),
+		resets: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "tidemark_partition_resets_total",
+			Help: "Replicas that began anew where their leader's log begins, because it no longer has the entries that they lacked.",
+		}),
+		offers: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "tidemark_partition_reset_offers_total",
+			Help: "Times that a leader here offered a follower to begin anew where the log begins.",
+		}),
 	}
-	reg.MustRegister(m.commit, m.duplicates, m.refused, m.checkpoints, m.failures)
+	reg.MustRegister(m.commit, m.duplicates, m.refused, m.checkpoints, m.failures, m.resets, m.offers)
 	return m
 }
 
@@ -78,5 +88,17 @@ func (m *Metrics) checkpoint() {
 func (m *Metrics) fail() {
 	if m != nil {
 		m.failures.Inc()
+	}
+}
+
+func (m *Metrics) reset() {
+	if m != nil {
+		m.resets.Inc()
+	}
+}
+
+func (m *Metrics) offer() {
+	if m != nil {
+		m.offers.Inc()
 	}
 }

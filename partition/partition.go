@@ -15,6 +15,8 @@
 //   - Every append is answered once: with the leader's ruling, as not done, or as
 //     unknown when the term or the replica ends first.
 //   - A start rereads what lies behind the last checkpoint, and retention keeps it.
+//   - A follower that needs entries which the leader has given up is reset to the log's origin,
+//     and gets everything that is retained. What it has acknowledged above is never taken from it.
 //   - The first disk error ends the replica.
 //
 // docs/format/partition.md draws the envelope, the state and the checkpoint.
@@ -45,7 +47,10 @@ type Config struct {
 	// Voters are the first members of the group. They are given only while the
 	// assignment is new: Start forms the group with them. A replica that was
 	// formed before is opened without them, and must find its log.
-	Voters      []raft.Server
+	Voters []raft.Server
+	// Join says that the replica is new and becomes a member of a group that exists: it may be
+	// without a log, and gets one from the leader.
+	Join        bool
 	TopicConfig TopicConfig
 }
 
@@ -77,7 +82,8 @@ type Deps struct {
 	Log log.Config
 	// Stable keeps term and vote: one slot of the broker's store.
 	Stable raft.StableStore
-	// Transport of this group. Nil: the group has one member and needs none.
+	// Transport of this group. Nil: the group has one member and needs none. Where it is a
+	// raftgroup.Link the replica can be reset by its leader, see OnReset.
 	Transport raft.Transport
 	// Timing of the group; the zero Timing is raftgroup's default.
 	Timing raftgroup.Timing
@@ -97,6 +103,10 @@ type Deps struct {
 	// log is damaged, or this replica and the leader decided differently.
 	// It is called without locks, on a goroutine of its own; it must not wait for Stop.
 	OnFatal func(error)
+	// OnReset is called once when the leader has reset this replica: a new generation of it is on
+	// disk, and this one answers nothing any more. The owner stops it, and opens and starts it
+	// again with the same Config without Voters. Called like OnFatal, and instead of it.
+	OnReset func()
 }
 
 // ISR is what the leader of a partition knows of its in-sync replicas. Its

@@ -64,7 +64,7 @@ func (r *Replica) leadsIn(g *raftgroup.Group) (term uint64, ok bool) {
 func (r *Replica) Read(from record.Offset, maxBytes int) ([]record.Raw, View, error) {
 	v := r.View()
 	if r.failure() != nil {
-		return nil, v, errQuarantined
+		return nil, v, r.refusal(errQuarantined)
 	}
 	if from >= v.HighWatermark && from <= v.LogEnd {
 		return nil, v, nil
@@ -128,7 +128,7 @@ func (r *Replica) leads() (uint64, error) {
 	g := r.group.Load()
 	switch {
 	case r.failure() != nil:
-		return 0, errQuarantined
+		return 0, r.refusal(errQuarantined)
 	case g == nil || r.muted():
 		return 0, errNotServing
 	}

@@ -40,6 +40,7 @@ type Replica struct {
 	cfg       Config
 	deps      Deps
 	logger    *slog.Logger
+	gen       generation // where log and checkpoint lie; immutable after open
 	log       *log.Log
 	store     *store
 	proposals *proposals
@@ -48,6 +49,8 @@ type Replica struct {
 	runs      *run.Group // owns the checkpoint that is being written, and the end after a failure
 	watch     watchers
 	holds     holds
+	lease     lease      // of the log's front, for followers that are fed from there
+	resets    sync.Mutex // one offer at a time; locked before all others
 
 	topic atomic.Pointer[TopicConfig]
 	group atomic.Pointer[raftgroup.Group] // nil until Start
@@ -77,9 +80,13 @@ func open(cfg Config, deps Deps, lim limits) (*Replica, error) {
 	r.logger = r.deps.Logger.With("topic", cfg.TopicName, "partition", cfg.Partition)
 	r.runs = run.Owned(fmt.Sprintf("partition %s/%d", cfg.TopicName, cfg.Partition))
 	r.topic.Store(cfg.TopicConfig.withDefaults())
+	var err error
+	if r.gen, err = openGeneration(r.deps.FS, cfg.Dir); err != nil {
+		return nil, fmt.Errorf("open partition %s/%d: %w", cfg.TopicName, cfg.Partition, err)
+	}
 	l, recovery, err := log.Open(r.logConfig())
 	if err != nil {
-		return nil, fmt.Errorf("open partition %s/%d: %w", cfg.TopicName, cfg.Partition, err)
+		return nil, errors.Join(fmt.Errorf("open partition %s/%d: %w", cfg.TopicName, cfg.Partition, err), r.gen.close())
 	}
 	r.log = l
 	l.SetRetention(r.topic.Load().retention())
@@ -90,7 +97,7 @@ func open(cfg Config, deps Deps, lim limits) (*Replica, error) {
 	r.proposals = newProposals(queueSlots, answers{isr: r.deps.ISR, metrics: r.deps.Metrics, log: l})
 	r.store = &store{log: l, clock: r.deps.Clock, limits: lim, proposals: r.proposals, topic: &r.topic, commit: r.commitIndex, isr: r.isr, began: clock.Monotonic()}
 	if err := r.recover(recovery, lim); err != nil {
-		return nil, errors.Join(fmt.Errorf("open partition %s/%d: %w", cfg.TopicName, cfg.Partition, err), l.Close())
+		return nil, errors.Join(fmt.Errorf("open partition %s/%d: %w", cfg.TopicName, cfg.Partition, err), r.close())
 	}
 	r.opened.Store(true)
 	return r, nil
@@ -115,7 +122,7 @@ func (d Deps) withDefaults() Deps {
 func (r *Replica) logConfig() log.Config {
 	c := r.deps.Log
 	t := r.topic.Load()
-	c.Dir, c.Topic, c.Partition = r.cfg.Dir, r.cfg.Topic, r.cfg.Partition
+	c.Dir, c.Topic, c.Partition = r.gen.dir, r.cfg.Topic, r.cfg.Partition
 	c.SegmentBytes, c.SegmentAge = t.SegmentBytes, t.SegmentAge
 	c.FS, c.Clock, c.Logger = r.deps.FS, r.deps.Clock, r.logger
 	c.OnPoison, c.OnCorrupt = r.fatal, r.fatal
@@ -125,7 +132,7 @@ func (r *Replica) logConfig() log.Config {
 // recover rebuilds the state at the log's end, and finds where Raft may start and
 // up to where everything is known to be committed.
 func (r *Replica) recover(rec log.Recovery, lim limits) error {
-	if r.log.LastIndex() == 0 && len(r.cfg.Voters) == 0 {
+	if r.log.LastIndex() == 0 && len(r.cfg.Voters) == 0 && !r.cfg.Join {
 		return errs.Errorf(errs.ReplicaQuarantined, "the log of a replica that was formed before is missing; it must be replaced by a new replica")
 	}
 	sidecar, from := r.log.ActiveState()
@@ -133,7 +140,11 @@ func (r *Replica) recover(rec log.Recovery, lim limits) error {
 	if err != nil {
 		return fmt.Errorf("%w: start state of the active segment: %w", log.ErrCorrupt, err)
 	}
-	base, err := r.base(begin, rec.Commit, lim)
+	commit := rec.Commit
+	if first := r.log.FirstIndex(); first > 0 {
+		commit = max(commit, first-1) // only what has committed is given up, or lies below a reset's base
+	}
+	base, err := r.base(begin, commit, lim)
 	if err != nil {
 		return err
 	}
@@ -141,14 +152,14 @@ func (r *Replica) recover(rec log.Recovery, lim limits) error {
 	if err := begin.catchUp(r.log, from); err != nil {
 		return err
 	}
-	return r.recoverWatermark(base, rec.Commit)
+	return r.recoverWatermark(base, commit)
 }
 
 // base finds the newest state that is committed for certain: the checkpoint, or the
 // active segment's start where that is known to be committed. It
 // becomes the snapshot that Raft starts from.
 func (r *Replica) base(begin *state, commit log.Index, lim limits) (*state, error) {
-	saved, err := readCheckpoint(r.deps.FS, r.cfg, lim)
+	saved, err := readCheckpoint(r.deps.FS, r.gen.dir, r.cfg, lim)
 	if err != nil {
 		// The file is replaced atomically, so this is damage; but the log may tell as much.
 		r.logger.Warn("checkpoint is damaged; it is made again", "err", err)
@@ -229,6 +240,9 @@ func (r *Replica) Start() error {
 		return fmt.Errorf("start partition %s: %w", name, err)
 	}
 	r.group.Store(g)
+	offer := r.offer
+	r.snapshots.offer.Store(&offer)
+	r.intercept(r)
 	g.OnLeadership(r.leadership)
 	if err := r.failure(); err != nil { // between Raft's start and now
 		return errors.Join(err, r.stopGroup(r.runs.Context()))
@@ -320,6 +334,7 @@ func (r *Replica) Stop(ctx context.Context) error {
 }
 
 func (r *Replica) stop(ctx context.Context) error {
+	r.intercept(nil)
 	r.proposals.close(errStopping)
 	r.drain(ctx)
 	saved := within(ctx, "last checkpoint", r.lastCheckpoint)
@@ -336,8 +351,11 @@ func (r *Replica) stop(ctx context.Context) error {
 		r.isr.close()
 	}
 	r.watch.wake()
-	return errors.Join(saved, within(ctx, "close log", r.log.Close))
+	return errors.Join(saved, within(ctx, "close log", r.close))
 }
+
+// close closes the log, then gives back the replica's directory.
+func (r *Replica) close() error { return errors.Join(r.log.Close(), r.gen.close()) }
 
 // within runs f, which may hang with the disk, and waits for it until ctx is done.
 func within(ctx context.Context, name string, f func() error) error {

@@ -69,6 +69,9 @@ func (r *Replica) barrier() log.Index {
 	if h, ok := r.holds.lowest(); ok && h > 0 {
 		b = min(b, h-1)
 	}
+	if first, ok := r.lease.holds(); ok {
+		b = min(b, first-1)
+	}
 	return b
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/tidemarkhq/tidemark/internal/fsx"
 	"github.com/tidemarkhq/tidemark/log"
 	"github.com/tidemarkhq/tidemark/log/statelog"
+	"github.com/tidemarkhq/tidemark/partition"
 	"github.com/tidemarkhq/tidemark/partition/raftgroup"
 	"github.com/tidemarkhq/tidemark/proto/record"
 )
@@ -114,7 +115,7 @@ func holdsLog(fsys fsx.FS, dir string) bool {
 		return false
 	}
 	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), ".log") {
+		if strings.HasSuffix(e.Name(), ".log") || e.Name() == "CURRENT" && partition.HasGeneration(fsys, dir) {
 			return true
 		}
 	}
@@ -179,11 +180,14 @@ func (s *Summary) state(fsys fsx.FS, dir string) error {
 }
 
 func (s *Summary) partition(fsys fsx.FS, dir string) error {
-	r, err := log.Inspect(fsys, dir, nil)
-	if errors.Is(err, fs.ErrNotExist) {
+	dir, r, err := inspectLog(fsys, dir, nil)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil // deleted while we looked
-	}
-	if err != nil {
+	case errors.Is(err, log.ErrCorrupt):
+		s.damage(filepath.Join(dir, "CURRENT"), 0, false, err.Error())
+		return nil
+	case err != nil:
 		return fmt.Errorf("%s: %w", dir, err)
 	}
 	p := Partition{
@@ -204,6 +208,22 @@ func (s *Summary) partition(fsys fsx.FS, dir string) error {
 		s.damage(dir, 0, false, "quarantined: "+strings.TrimSpace(r.Quarantined))
 	}
 	return nil
+}
+
+// inspectLog inspects the generation in force of a partition's directory, and tells where it lies.
+func inspectLog(fsys fsx.FS, dir string, visit func(log.FrameInfo) error) (string, log.Report, error) {
+	for {
+		current, err := partition.Generation(fsys, dir)
+		if err != nil {
+			return dir, log.Report{}, err
+		}
+		r, err := log.Inspect(fsys, current, visit)
+		// The replica may have been reset beside us, and the generation been removed.
+		if now, nowErr := partition.Generation(fsys, dir); nowErr == nil && now != current && visit == nil {
+			continue
+		}
+		return current, r, err
+	}
 }
 
 // Frame is one frame of a log, for people.
@@ -236,7 +256,7 @@ type Batch struct {
 // Dump shows every valid frame of one partition to f, oldest first. Frame.Meta
 // is valid during the call.
 func Dump(fsys fsx.FS, dir string, f func(Frame) error) error {
-	_, err := log.Inspect(fsys, dir, func(fi log.FrameInfo) error {
+	_, _, err := inspectLog(fsys, dir, func(fi log.FrameInfo) error {
 		e := fi.Entry
 		out := Frame{
 			Segment: fi.Segment, Pos: fi.Pos, Bytes: fi.Bytes, CRC: fi.CRC, Index: uint64(e.Index), Term: uint64(e.Term),

@@ -25,13 +25,14 @@ const (
 	starting    condition = iota
 	unformed              // runs, and the metadata does not know yet that it was formed
 	serving               // runs
+	resetting             // runs no more: its leader has reset it, and it is about to be opened again
 	quarantined           // damaged: its data stays, it serves nothing
 	lost                  // formed once, and its directory is not there
 	failed                // could not be opened for another reason
 	stopped
 )
 
-var conditionNames = [...]string{"starting", "starting", "serving", "quarantined", "lost", "failed", "stopped"}
+var conditionNames = [...]string{"starting", "starting", "serving", "resetting", "quarantined", "lost", "failed", "stopped"}
 
 func (c condition) String() string { return conditionNames[c] }
 
@@ -51,6 +52,7 @@ type hosted struct {
 	epoch     record.Epoch          // of the last change of leadership; guarded by mu
 	leads     bool                  // guarded by mu
 	unsaid    bool                  // leadership not reported yet; guarded by mu
+	formed    bool                  // the metadata knows that it was formed; guarded by mu
 }
 
 func (h *hosted) String() string { return fmt.Sprintf("%s/%d", h.name, h.partition) }
@@ -68,6 +70,8 @@ func (h *hosted) serving() (replica, error) {
 		return nil, errs.Errorf(errs.KafkaStorageError, "%s is lost on this broker: put its directory %s back and restart the broker, or delete the topic: %w", h, h.dir, uncoded{h.why})
 	case failed:
 		return nil, errs.Errorf(errs.KafkaStorageError, "%s could not be opened on this broker; look into the broker's log: %w", h, uncoded{h.why})
+	case resetting:
+		return nil, errs.Errorf(errs.NotLeaderOrFollower, "%s starts anew on this broker where the leader's log begins: ask for the metadata again", h)
 	case stopped:
 		return nil, errs.Errorf(errs.NotLeaderOrFollower, "%s is stopping on this broker: ask for the metadata again", h)
 	default:
@@ -122,15 +126,39 @@ func (h *hosted) runs(r replica, c condition) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.replica = r
+	h.formed = h.formed || c == serving
 	if h.condition == starting {
 		h.condition = c
 	}
+}
+
+// reset takes a replica out of service that its leader has reset.
+func (h *hosted) reset() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.condition <= serving {
+		h.condition = resetting
+		h.leads, h.unsaid = false, true
+	}
+}
+
+// renew hands over a replica that was reset and not stopped yet. It may still be on its way into its place.
+func (h *hosted) renew() (r replica, formed bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.condition != resetting || h.replica == nil {
+		return nil, false
+	}
+	r = h.replica
+	h.replica, h.condition = nil, starting
+	return r, h.formed
 }
 
 // promote lets a formed replica serve.
 func (h *hosted) promote() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.formed = true
 	if h.condition == unformed {
 		h.condition = serving
 	}
@@ -172,7 +200,7 @@ func (h *hosted) stop(ctx context.Context) error {
 	h.mu.Lock()
 	r := h.replica
 	h.replica = nil
-	if h.condition <= serving {
+	if h.condition <= resetting {
 		h.condition = stopped
 	}
 	h.mu.Unlock()

@@ -22,6 +22,7 @@ import (
 	"github.com/tidemarkhq/tidemark/broker/controller"
 	"github.com/tidemarkhq/tidemark/internal/fsx"
 	"github.com/tidemarkhq/tidemark/internal/fsx/sim"
+	"github.com/tidemarkhq/tidemark/internal/run"
 	"github.com/tidemarkhq/tidemark/log"
 	"github.com/tidemarkhq/tidemark/partition"
 	"github.com/tidemarkhq/tidemark/proto/errs"
@@ -403,6 +404,61 @@ func TestDamagedReplicaIsAloneWithItsTrouble(t *testing.T) {
 	if _, err := s.fs.Stat(dir); err != nil {
 		t.Errorf("the damaged data is gone: %v", err)
 	}
+}
+
+func TestAReplicaThatItsLeaderResetIsOpenedAgain(t *testing.T) {
+	s := newStage(t)
+	topic := s.create("orders", 2)
+	old := s.puppet(topic, 0)
+	other := s.puppet(topic, 1)
+	old.deps.OnReset()
+	s.eventually("the new replica", func() bool { return s.puppet(topic, 0) != old && s.code("orders", 0) == errs.None })
+	if !old.is(func(p *puppet) bool { return p.stopped }) {
+		t.Error("the old replica was not stopped")
+	}
+	now := s.puppet(topic, 0)
+	if now.cfg.Voters != nil || now.cfg.ID != old.cfg.ID || now.cfg.Dir != old.cfg.Dir {
+		t.Errorf("opened as %+v, was %+v", now.cfg, old.cfg)
+	}
+	old.deps.OnLeadership(9, true) // late; nothing may come of it but the report of an epoch
+	if s.puppet(topic, 1) != other {
+		t.Error("its neighbour was opened again too")
+	}
+	now.deps.OnReset() // and once more
+	s.eventually("the third replica", func() bool { return s.puppet(topic, 0) != now && s.code("orders", 0) == errs.None })
+}
+
+// A group may be so young that the metadata does not know that it was formed.
+func TestAReplicaThatIsResetBeforeItServesServesAfterwards(t *testing.T) {
+	s := newStage(t)
+	s.meta.deaf.Store(true)
+	created := make(chan controller.Topic, 1)
+	tasks := run.Owned("create")
+	tasks.Go("create", func(context.Context) {
+		topic, _, _ := s.ctl.CreateTopic(context.Background(), controller.NewTopic{Name: "orders", Partitions: 1})
+		created <- topic
+	})
+	defer tasks.Stop()
+	var old *puppet
+	s.eventually("an unformed replica", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, p := range s.puppets {
+			old = p
+		}
+		return old != nil
+	})
+	old.deps.OnReset()
+	if c := s.code("orders", 0); c == errs.None {
+		t.Error("a replica serves that the metadata does not know")
+	}
+	s.eventually("the stop", func() bool { return old.is(func(p *puppet) bool { return p.stopped }) })
+	if c := s.code("orders", 0); c == errs.None {
+		t.Error("a replica serves that the metadata does not know")
+	}
+	s.meta.deaf.Store(false)
+	s.eventually("service", func() bool { return s.code("orders", 0) == errs.None })
+	<-created
 }
 
 func TestDamageFoundWhileServingQuarantinesOneReplica(t *testing.T) {

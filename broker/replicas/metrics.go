@@ -39,7 +39,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
-	states := map[string]int{"leader": 0, "follower": 0, "starting": 0, "quarantined": 0, "lost": 0, "failed": 0}
+	states := map[string]int{"leader": 0, "follower": 0, "starting": 0, "resetting": 0, "quarantined": 0, "lost": 0, "failed": 0}
 	size, segments := map[string]int64{}, map[string]int{}
 	var tail int64
 	leaderless := 0

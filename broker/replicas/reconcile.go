@@ -75,6 +75,7 @@ func (m *Manager) await(ctx context.Context, retry time.Duration) bool {
 // keeps no other from being tried.
 func (m *Manager) pass(ctx context.Context) error {
 	m.retire(ctx)
+	m.renew(ctx)
 	buried := m.bury(ctx)
 	topics := m.meta.Topics() // after the burials: what was buried must not be opened again
 	m.openAssigned(ctx, topics)
@@ -115,7 +116,7 @@ func (m *Manager) openAssigned(ctx context.Context, topics []controller.Topic) {
 	m.publish(topics)
 	m.inParallel(ctx, len(jobs), func(i int) {
 		if ctx.Err() == nil { // a broker that stops recovers nothing any more
-			m.openOne(jobs[i].h, jobs[i].voters)
+			m.openOne(jobs[i].h, jobs[i].voters, jobs[i].voters == nil)
 		}
 	})
 	poke(m.flushers)
@@ -135,10 +136,10 @@ func serverID(r controller.Replica) raft.ServerID {
 	return raft.ServerID(strconv.Itoa(int(r.Broker)) + "/" + r.UUID.String())
 }
 
-func (m *Manager) openOne(h *hosted, voters []raft.Server) {
+func (m *Manager) openOne(h *hosted, voters []raft.Server, formed bool) {
 	r, err := m.tryOpen(h, voters)
 	switch {
-	case err == nil && voters != nil:
+	case err == nil && !formed:
 		h.runs(r, unformed)
 	case err == nil:
 		h.runs(r, serving)
@@ -176,6 +177,7 @@ func (m *Manager) tryOpen(h *hosted, voters []raft.Server) (replica, error) {
 		Logger:       m.cfg.Logger,
 		OnLeadership: func(epoch record.Epoch, leads bool) { h.led(epoch, leads); poke(m.wake) },
 		OnFatal:      func(err error) { m.lostTrust(h, err) },
+		OnReset:      func() { h.reset(); poke(m.wake) },
 	})
 	if err != nil {
 		return nil, err
@@ -214,6 +216,27 @@ func (m *Manager) retire(ctx context.Context) {
 		defer cancel()
 		if err := r.Stop(stopCtx); err != nil && stopCtx.Err() != nil && ctx.Err() == nil {
 			m.cfg.OnFatal(fmt.Errorf("replica %s is damaged and does not stop: %w", h, err))
+		}
+	})
+}
+
+// renew stops and opens again what was reset by its leader.
+func (m *Manager) renew(ctx context.Context) {
+	m.each(func(h *hosted) {
+		r, formed := h.renew()
+		if r == nil {
+			return
+		}
+		// The manager's own end does not cut this short: nobody else would stop it.
+		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+		defer cancel()
+		if err := r.Stop(stopCtx); err != nil {
+			h.become(failed, err)
+			m.cfg.OnFatal(fmt.Errorf("replica %s was reset and does not stop: %w", h, err))
+			return
+		}
+		if ctx.Err() == nil {
+			m.openOne(h, nil, formed)
 		}
 	})
 }

@@ -262,6 +262,13 @@ func (g *Group) shutdownFuture() raft.Future {
 	return g.shutdown
 }
 
+// Retire fences the group although nothing has failed: its owner has replaced what it stands on, and stops it next.
+// From now on nothing is stored, sent, applied or answered, and OnFailure is not called.
+func (g *Group) Retire(why error) {
+	g.fence.stop()
+	g.fence.trip(why)
+}
+
 // failed runs on Raft's own goroutines, so it must not wait. Raft is shut down when the last barrier
 // was answered: Raft leaves unanswered what lies in its queue.
 func (g *Group) failed(err error) {

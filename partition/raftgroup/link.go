@@ -43,8 +43,9 @@ type Link interface {
 // whose log conflicts (hashicorp/raft #697).
 type Interceptor interface {
 	// InstallSnapshot resets the replica to the snapshot, or finds that it need not and changes nothing. It returns
-	// when the outcome is durable. Success is answered in both cases, once the request's term is not
-	// below the replica's; the caller restarts the group after a reset. state is
-	// at most req.Size bytes and is read before the call returns.
+	// when the outcome is durable. Success is answered in both cases, for a request of the replica's own term. One of a
+	// lower term is refused for good; one of a higher term until Raft has adopted the term through a
+	// heartbeat, durably, which is not for the Interceptor to do. The replica's owner restarts the group after
+	// a reset. state is at most req.Size bytes and is read before the call returns.
 	InstallSnapshot(req *raft.InstallSnapshotRequest, state io.Reader) (*raft.InstallSnapshotResponse, error)
 }

@@ -1,0 +1,140 @@
+package partition
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/tidemarkhq/tidemark/internal/fsx/sim"
+	"github.com/tidemarkhq/tidemark/log"
+	"github.com/tidemarkhq/tidemark/proto/errs"
+)
+
+func TestANewReplicaGetsAllThatIsRetained(t *testing.T) {
+	leader, _ := retained(t)
+	f := joining(t, sim.New())
+	f.start()
+	term := leader.group.Load().Term()
+	f.heartbeat(term)
+	offer := offering(t, leader.Replica, term)
+	if resp, err := offer.to(f.Replica); err != nil || !resp.Success || resp.Term != term {
+		t.Fatalf("%+v, %v", resp, err)
+	}
+	if _, err := f.append(Append{Batch: batch("x")}); !errors.Is(err, errReset) || !errs.Retriable(err) {
+		t.Fatalf("append after the reset: %v", err)
+	}
+	if _, _, err := f.Read(0, 1<<20); !errors.Is(err, errReset) {
+		t.Fatalf("read after the reset: %v", err)
+	}
+	f.reopen()
+	v := f.View()
+	if start := leader.View().LogStart; v.LogStart != start || v.HighWatermark != start || v.LogEnd != start || start == 0 {
+		t.Fatalf("%+v, the leader's log starts at %d", v, start)
+	}
+	if term := f.group.Load().Term(); term != leader.group.Load().Term() {
+		t.Fatalf("the term is %d after the reset", term)
+	}
+	if _, _, err := f.Read(v.LogStart-1, 1<<20); !errors.Is(err, log.ErrOutOfRange) {
+		t.Fatalf("read below the base: %v", err)
+	}
+	last := leader.log.LastIndex()
+	f.mustFeed(leader.log, term, last, last)
+	f.awaitHigh(leader.View().HighWatermark)
+	leader.same(t, f.rig)
+	if a, b := leader.values(), f.values(); len(a) == 0 || len(a) != len(b) {
+		t.Fatalf("%d and %d values", len(a), len(b))
+	}
+	f.stop()
+	f.start() // from the new generation, once more
+	leader.same(t, f.rig)
+	if len(f.values()) != len(leader.values()) {
+		t.Fatal("values are lost after another start")
+	}
+}
+
+// A batch below the base that comes again is recognised by the replica that never saw it.
+func TestAResetReplicaKnowsTheProducersBelowItsBase(t *testing.T) {
+	leader, _ := retained(t)
+	f := joining(t, sim.New())
+	f.start()
+	term := leader.group.Load().Term()
+	f.heartbeat(term)
+	if _, err := offering(t, leader.Replica, term).to(f.Replica); err != nil {
+		t.Fatal(err)
+	}
+	f.reopen()
+	o, err := leader.log.Origin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.store.mu.Lock()
+	defer f.store.mu.Unlock()
+	known := f.store.state.producers.byID[1].newest()
+	if known.base >= o.Offset {
+		t.Fatalf("producer 1 appended last at %d, the base is %d", known.base, o.Offset)
+	}
+	dup, ok, code := f.store.state.producers.judge(claim{producer: 1, first: known.first, last: known.last}, f.store.state.end)
+	if !ok || code != errs.None || dup.base != known.base {
+		t.Fatalf("%+v, %t, %v", dup, ok, code)
+	}
+}
+
+// what an offer meets at a follower, and what becomes of it.
+func TestAnOfferResetsOnlyWhoEndsBelowOrDisagrees(t *testing.T) {
+	leader, whole := retained(t)
+	base := leader.log.FirstIndex() - 1
+	last, term := leader.log.LastIndex(), leader.group.Load().Term()
+	for name, c := range map[string]struct {
+		prepare func(*follower)
+		term    uint64
+		success bool
+		reset   bool
+	}{
+		"ends below":                   {func(f *follower) { f.mustFeed(whole, term, base-2, base-4) }, term, true, true},
+		"ends at the base":             {func(f *follower) { f.mustFeed(whole, term, base, base-4) }, term, true, false},
+		"ends above, uncommitted":      {func(f *follower) { f.mustFeed(whole, term, last, base-1) }, term, true, false},
+		"ends above, committed":        {func(f *follower) { f.mustFeed(whole, term, last, last) }, term, true, false},
+		"committed up to the base":     {func(f *follower) { f.mustFeed(whole, term, base, base) }, term, true, false},
+		"disagrees at the base":        {func(f *follower) { f.mustFeed(whole, term, base-2, base-3); f.noops(term+1, 7) }, term + 1, true, true},
+		"disagrees and ends below":     {func(f *follower) { f.mustFeed(whole, term, base-3, base-3); f.noops(term+1, 1) }, term + 1, true, true},
+		"of a deposed leader":          {func(f *follower) { f.mustFeed(whole, term, base-2, base-4); f.heartbeat(term + 1) }, term, false, false},
+		"of a term that is not known":  {func(f *follower) { f.mustFeed(whole, term, base-2, base-4) }, term + 1, false, false},
+		"deposed, and disagrees there": {func(f *follower) { f.mustFeed(whole, term, base-2, base-3); f.noops(term+1, 7) }, term, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := joining(t, sim.New())
+			f.start()
+			c.prepare(f)
+			before, first := f.log.LastIndex(), f.log.FirstIndex()
+			own := f.group.Load().Term()
+			resp, err := offering(t, leader.Replica, c.term).to(f.Replica)
+			if err != nil || resp.Success != c.success || resp.Term != own {
+				t.Fatalf("%+v, %v", resp, err)
+			}
+			if was := errors.Is(f.failure(), errReset); was != c.reset {
+				t.Fatalf("reset: %t", was)
+			}
+			if c.reset {
+				f.reopen()
+				if f.log.FirstIndex() != base+1 || f.log.LastIndex() != base || f.gen.n != 1 {
+					t.Fatalf("[%d,%d], generation %d", f.log.FirstIndex(), f.log.LastIndex(), f.gen.n)
+				}
+				f.heartbeat(own)
+				f.mustFeed(leader.log, own, last, last)
+				f.awaitHigh(leader.View().HighWatermark)
+				leader.same(t, f.rig)
+				return
+			}
+			f.again()
+			if f.log.FirstIndex() != first || f.log.LastIndex() != before || f.gen.n != 0 {
+				t.Fatalf("[%d,%d], was [%d,%d]; generation %d", f.log.FirstIndex(), f.log.LastIndex(), first, before, f.gen.n)
+			}
+		})
+	}
+}
+
+// again stops the follower and starts it from the same files.
+func (f *follower) again() {
+	f.t.Helper()
+	f.stop()
+	f.start()
+}
