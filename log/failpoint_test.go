@@ -5,73 +5,73 @@ package log
 import (
 	"errors"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
-	"regexp"
 	"testing"
 
 	"github.com/tidemarkhq/tidemark/internal/failpoint"
 	"github.com/tidemarkhq/tidemark/internal/fsx/sim"
 )
 
-// At every failpoint of the package, at its first hits, the power goes: the log opens
-// again and holds what was durable. Each place must be reached by the test at all.
-func TestPowerCutAtEveryFailpoint(t *testing.T) {
+// At every failpoint of the package, at its first and its second hit, the process is killed or the
+// power goes: the log opens again and holds what was durable. Each place must be reached.
+func TestCrashAtEveryFailpoint(t *testing.T) {
 	defer failpoint.SetHook(nil)
-	for _, place := range failpoints(t) {
-		reached := false
-		for seed := range uint64(12) {
-			for hit := 1; hit <= 3; hit++ {
-				w := newWorld(seed)
-				left := hit
-				failpoint.SetHook(func(at string) {
-					if at == place {
-						if left--; left == 0 {
-							reached = true
-							w.fs.CrashAt(1)
-						}
-					}
-				})
-				err := w.open()
-				for err == nil && left > 0 {
-					if err = w.run(10); left > 0 && len(w.entries) > 300 {
-						break
+	places, err := failpoint.Names(".")
+	must(t, err)
+	if len(places) < 20 {
+		t.Fatalf("only %d failpoints", len(places))
+	}
+	for _, place := range places {
+		for hit := 1; hit <= 2; hit++ {
+			for mode := range uint64(3) { // kill, cut, cut and tear
+				reached := 0
+				for seed := mode; seed < 120 && reached < 3; seed++ {
+					if crashAt(t, place, hit, mode, seed) {
+						reached++
 					}
 				}
-				if err == nil {
-					err = w.run(3)
-				}
-				if errors.Is(err, errModel) || err != nil && !errors.Is(err, sim.ErrCrashed) {
-					t.Fatalf("%s, hit %d, seed %d: %v", place, hit, seed, err)
-				}
-				failpoint.SetHook(nil)
-				w.fs = w.fs.Reboot(rand.New(rand.NewPCG(seed, uint64(hit))), seed%2 == 0)
-				if err := w.open(); err != nil {
-					t.Fatalf("%s, hit %d, seed %d, after the cut: %v", place, hit, seed, err)
+				if reached == 0 {
+					t.Errorf("%s was never hit %d times", place, hit)
 				}
 			}
-		}
-		if !reached && place != "log/recover/cut" {
-			t.Errorf("%s was never reached", place)
 		}
 	}
 }
 
-// failpoints are the names in the package's source.
-func failpoints(t *testing.T) []string {
+// crashAt uses a log, through power cuts now and then, until the place is hit so often.
+func crashAt(t *testing.T, place string, hit int, mode, seed uint64) (reached bool) {
 	t.Helper()
-	names, err := filepath.Glob("*.go")
-	must(t, err)
-	var all []string
-	for _, name := range names {
-		b, err := os.ReadFile(name)
-		must(t, err)
-		for _, m := range regexp.MustCompile(`failpoint\.Hit\("([^"]+)"\)`).FindAllSubmatch(b, -1) {
-			all = append(all, string(m[1]))
+	w := newWorld(seed)
+	crashed := failpoint.At(place, hit, func() { w.fs.CrashAt(1) })
+	err := w.open()
+	for n := 1; err == nil && n < 12 && !crashed(); n++ {
+		if err = w.run(15); err == nil && n%2 == 0 {
+			err = w.powerCut()
 		}
 	}
-	if len(all) < 20 {
-		t.Fatalf("only %d failpoints", len(all))
+	if err == nil && crashed() {
+		err = w.run(5)
 	}
-	return all
+	if errors.Is(err, errModel) || err != nil && !errors.Is(err, sim.ErrCrashed) {
+		t.Fatalf("%s, hit %d, mode %d, seed %d: %v", place, hit, mode, seed, err)
+	}
+	if !crashed() {
+		return false
+	}
+	failpoint.SetHook(nil)
+	if mode == 0 {
+		w.fs = w.fs.Kill()
+	} else {
+		w.fs = w.fs.Reboot(rand.New(rand.NewPCG(seed, mode)), mode == 2)
+	}
+	if err := w.open(); err != nil {
+		t.Fatalf("%s, hit %d, mode %d, seed %d, afterwards: %v", place, hit, mode, seed, err)
+	}
+	// What a killed process left in the page cache must not count as durable by itself.
+	if err := w.run(5); err != nil {
+		t.Fatalf("%s, hit %d, mode %d, seed %d, going on: %v", place, hit, mode, seed, err)
+	}
+	if err := w.powerCut(); err != nil {
+		t.Fatalf("%s, hit %d, mode %d, seed %d, after a power cut: %v", place, hit, mode, seed, err)
+	}
+	return true
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/tidemarkhq/tidemark/internal/failpoint"
 	"github.com/tidemarkhq/tidemark/log"
 	"github.com/tidemarkhq/tidemark/proto/errs"
 	"github.com/tidemarkhq/tidemark/proto/record"
@@ -36,6 +37,7 @@ func (f fsm) ApplyBatch(logs []*raft.Log) []any {
 		r.fatal(err)
 		return make([]any, len(logs))
 	}
+	failpoint.Hit("partition/apply/committed")
 	last := logs[len(logs)-1]
 	r.applied.Store(last.Index)
 	for _, l := range logs {

@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/tidemarkhq/tidemark/internal/clock"
+	"github.com/tidemarkhq/tidemark/internal/failpoint"
 	"github.com/tidemarkhq/tidemark/log"
 	"github.com/tidemarkhq/tidemark/proto/errs"
 	"github.com/tidemarkhq/tidemark/proto/record"
@@ -62,6 +63,7 @@ func (s *store) StoreLogs(logs []*raft.Log) error {
 		s.failed = err
 		return err
 	}
+	failpoint.Hit("partition/store/stored")
 	if s.isr != nil {
 		s.isr.stored(logs)
 	}

@@ -47,6 +47,7 @@ func (m *Manager) prepareDir(h *hosted, isNew bool) error {
 	if err := m.cfg.FS.MkdirAll(h.dir, 0o700); err != nil {
 		return err
 	}
+	failpoint.Hit("replicas/create/made")
 	// Both names must survive a power cut before the metadata says "formed":
 	// otherwise the replica would count as lost.
 	return errors.Join(m.cfg.FS.SyncDir(m.topicDir(h.topic)), m.cfg.FS.SyncDir(m.path(topicsDir)))

@@ -35,7 +35,7 @@ var ladder = map[string][]string{
 	"internal/clock":     {},
 	"internal/config":    {},
 	"internal/failpoint": {},
-	"internal/fsx":       {},
+	"internal/fsx":       {"internal/failpoint"},
 	"internal/run":       {},
 	"internal/simnet":    {"partition", "internal/run", "internal/clock"},
 	"internal/testkit":   {"broker", "proto", "internal"},

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/tidemarkhq/tidemark/internal/failpoint"
 )
 
 // ErrLocked says that somebody else holds a lock.
@@ -88,14 +90,17 @@ func WriteFile(fsys FS, name string, data []byte, perm fs.FileMode) error {
 	if _, err := f.WriteAt(data, 0); err != nil {
 		return errors.Join(err, f.Close())
 	}
+	failpoint.Hit("fsx/write/written")
 	if err := f.Sync(); err != nil {
 		return errors.Join(err, f.Close())
 	}
 	if err := f.Close(); err != nil {
 		return err
 	}
+	failpoint.Hit("fsx/write/synced")
 	if err := fsys.Rename(aside, name); err != nil {
 		return err
 	}
+	failpoint.Hit("fsx/write/renamed")
 	return fsys.SyncDir(filepath.Dir(name))
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/tidwall/wal"
 
+	"github.com/tidemarkhq/tidemark/internal/failpoint"
 	"github.com/tidemarkhq/tidemark/internal/fsx"
 	"github.com/tidemarkhq/tidemark/proto/errs"
 )
@@ -66,12 +67,14 @@ func create(fsys fsx.FS, parent string, n, first uint64) (*generation, error) {
 			return nil, err
 		}
 	}
+	failpoint.Hit("statelog/create/files")
 	if err := fsys.SyncDir(dir); err != nil {
 		return nil, err
 	}
 	if err := fsys.SyncDir(parent); err != nil {
 		return nil, err
 	}
+	failpoint.Hit("statelog/create/durable")
 	return attach(fsys, parent, n, first)
 }
 
@@ -106,12 +109,15 @@ func (g *generation) append(next uint64, frames [][]byte) error {
 		batch.Write(next+uint64(i), f)
 		g.size += int64(len(binary.AppendUvarint(nil, uint64(len(f)))) + len(f))
 	}
+	failpoint.Hit("statelog/append/before")
 	if err := g.wal.WriteBatch(&batch); err != nil {
 		return fmt.Errorf("write: %w", err)
 	}
+	failpoint.Hit("statelog/append/written")
 	if err := g.file.Sync(); err != nil {
 		return fmt.Errorf("sync: %w", err)
 	}
+	failpoint.Hit("statelog/append/synced")
 	return g.acknowledge(next + uint64(len(frames)) - 1)
 }
 
@@ -125,6 +131,7 @@ func (g *generation) acknowledge(last uint64) error {
 	if _, err := g.acked.WriteAt(b[:], 0); err != nil {
 		return fmt.Errorf("note what is durable: %w", err)
 	}
+	failpoint.Hit("statelog/append/acked")
 	return nil
 }
 

@@ -27,6 +27,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/tidemarkhq/tidemark/internal/failpoint"
 	"github.com/tidemarkhq/tidemark/internal/fsx"
 	"github.com/tidemarkhq/tidemark/proto/errs"
 )
@@ -216,9 +217,11 @@ func (l *Log) switchTo(n, first uint64, entries []Entry) error {
 			return errors.Join(err, g.abandon())
 		}
 	}
+	failpoint.Hit("statelog/switch/before")
 	if err := writeCurrent(l.cfg.FS, l.cfg.Dir, n); err != nil {
 		return errors.Join(err, g.abandon())
 	}
+	failpoint.Hit("statelog/switch/done")
 	old := l.gen
 	l.gen, l.first, l.last = g, first, first+uint64(len(entries))-1
 	if old != nil {
@@ -251,6 +254,7 @@ func (l *Log) sweep() error {
 		if err := l.cfg.FS.RemoveAll(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
+		failpoint.Hit("statelog/sweep/removed")
 	}
 	return nil
 }

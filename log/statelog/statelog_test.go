@@ -463,28 +463,27 @@ func TestUnfinishedWriteMayLoseItsMiddle(t *testing.T) {
 	}
 }
 
+// killSteps are what a log is used for until it is killed, and what it holds after each.
+var killSteps = []struct {
+	do    func(*Log) error
+	after []Entry
+}{
+	{func(l *Log) error { return l.Append(entries(1, 5, 1)) }, entries(1, 5, 1)},
+	{func(l *Log) error { return l.Append(entries(6, 9, 1)) }, entries(1, 9, 1)},
+	{func(l *Log) error { return l.DeleteRange(8, 9) }, entries(1, 7, 1)},
+	{func(l *Log) error { return l.Append(entries(8, 12, 2)) }, append(entries(1, 7, 1), entries(8, 12, 2)...)},
+	{func(l *Log) error { return l.DeleteRange(1, 6) }, append(entries(7, 7, 1), entries(8, 12, 2)...)},
+	{func(l *Log) error { return l.Append(entries(13, 14, 2)) }, append(entries(7, 7, 1), entries(8, 14, 2)...)},
+}
+
 // Whatever the operation at which the process dies, the log holds what was acknowledged.
 func TestKillAtEveryOperation(t *testing.T) {
 	script := func(l *Log, acked *[]Entry) {
-		steps := []func() error{
-			func() error { return l.Append(entries(1, 5, 1)) },
-			func() error { return l.Append(entries(6, 9, 1)) },
-			func() error { return l.DeleteRange(8, 9) },
-			func() error { return l.Append(entries(8, 12, 2)) },
-			func() error { return l.DeleteRange(1, 6) },
-			func() error { return l.Append(entries(13, 14, 2)) },
-		}
-		after := [][]Entry{
-			entries(1, 5, 1), entries(1, 9, 1), entries(1, 7, 1),
-			append(entries(1, 7, 1), entries(8, 12, 2)...),
-			append(entries(7, 7, 1), entries(8, 12, 2)...),
-			append(entries(7, 7, 1), entries(8, 14, 2)...),
-		}
-		for i, step := range steps {
-			if step() != nil {
+		for _, step := range killSteps {
+			if step.do(l) != nil {
 				return
 			}
-			*acked = after[i]
+			*acked = step.after
 		}
 	}
 	for n := 1; ; n++ {

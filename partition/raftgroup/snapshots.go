@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/tidemarkhq/tidemark/internal/clock"
+	"github.com/tidemarkhq/tidemark/internal/failpoint"
 	"github.com/tidemarkhq/tidemark/internal/fsx"
 	"github.com/tidemarkhq/tidemark/proto/errs"
 )
@@ -133,6 +134,7 @@ func (s *snapshotStore) keep(meta *raft.SnapshotMeta, state []byte) error {
 	if err := fsx.WriteFile(s.fs, filepath.Join(s.dir, meta.ID), encodeSnapshot(meta, state), 0o600); err != nil {
 		return fmt.Errorf("write snapshot %s: %w", meta.ID, err)
 	}
+	failpoint.Hit("raftgroup/snapshot/kept")
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.metas = slices.DeleteFunc(s.metas, func(m *raft.SnapshotMeta) bool { return m.ID == meta.ID })
@@ -146,6 +148,7 @@ func (s *snapshotStore) keep(meta *raft.SnapshotMeta, state []byte) error {
 			break
 		}
 		s.metas = s.metas[:last]
+		failpoint.Hit("raftgroup/snapshot/removed")
 	}
 	return nil
 }

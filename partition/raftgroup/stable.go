@@ -14,6 +14,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/tidemarkhq/tidemark/internal/failpoint"
 	"github.com/tidemarkhq/tidemark/internal/fsx"
 	"github.com/tidemarkhq/tidemark/proto/errs"
 )
@@ -331,9 +332,11 @@ func (s *StableStore) write(writes []stableWrite) error {
 			return fmt.Errorf("write stable store %s: %w", s.path, err)
 		}
 	}
+	failpoint.Hit("raftgroup/stable/written")
 	if err := s.file.Sync(); err != nil {
 		return fmt.Errorf("sync stable store %s: %w", s.path, err)
 	}
+	failpoint.Hit("raftgroup/stable/synced")
 	return nil
 }
 

@@ -3,6 +3,8 @@ package raftgroup
 import (
 	"bytes"
 	"fmt"
+
+	"github.com/tidemarkhq/tidemark/internal/failpoint"
 )
 
 // stableSlot is one group's face of the store, for Raft.
@@ -45,6 +47,7 @@ func (f stableSlot) SetUint64(key []byte, value uint64) error {
 			return err
 		}
 		f.slot.want.buffered = value
+		failpoint.Hit("raftgroup/vote/term")
 		return nil
 	}
 	return fmt.Errorf("stable store: unknown key %q", key)
