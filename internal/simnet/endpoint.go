@@ -271,7 +271,7 @@ func (n *Net) accept(m *Message) {
 			took = offer(e.snapshots, m)
 		}
 	case *raft.AppendEntriesRequest:
-		if n.cfg.Traps.FastHeartbeat && beat(b) {
+		if beat(b) && e.beatHandler() != nil {
 			took = offer(e.beats, m)
 		} else {
 			took = offer(e.inbox, request{message: m})
@@ -373,19 +373,19 @@ func beat(r *raft.AppendEntriesRequest) bool {
 	return r.Term != 0 && r.PrevLogEntry == 0 && r.PrevLogTerm == 0 && len(r.Entries) == 0 && r.LeaderCommitIndex == 0
 }
 
+func (e *Endpoint) beatHandler() func(raft.RPC) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.heartbeat
+}
+
 // fast runs Raft's heartbeat handler beside Raft's main loop, as hashicorp/raft's transport does.
 func (e *Endpoint) fast(ctx context.Context) {
 	for {
 		select {
 		case m := <-e.beats:
-			e.mu.Lock()
-			handle := e.heartbeat
-			e.mu.Unlock()
-			if handle == nil {
-				continue
-			}
 			answers := make(chan raft.RPCResponse, 1)
-			handle(raft.RPC{Command: m.Body, RespChan: answers})
+			e.beatHandler()(raft.RPC{Command: m.Body, RespChan: answers})
 			a := <-answers
 			e.answer(m, a.Response, a.Error)
 		case <-ctx.Done():

@@ -5,35 +5,30 @@ import (
 	"fmt"
 	"path/filepath"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/raft"
 
 	"github.com/tidemarkhq/tidemark/internal/fsx"
+	"github.com/tidemarkhq/tidemark/internal/simnet"
 	"github.com/tidemarkhq/tidemark/partition/raftgroup"
 	"github.com/tidemarkhq/tidemark/proto/errs"
 )
 
-// three state groups in one process, over Raft's transport in memory.
+// three state groups in one process, on a simulated network.
 type three struct {
+	net    *simnet.Net
 	groups []*raftgroup.StateGroup
 	states []*kv
-	trans  []*raft.InmemTransport
 	stable []*raftgroup.StableStore
 }
 
-func startThree(t *testing.T) *three {
+func startThree(t *testing.T, n *simnet.Net) *three {
 	t.Helper()
-	c := &three{}
+	c := &three{net: n}
 	var voters []raft.Server
 	for i := range 3 {
-		addr, trans := raft.NewInmemTransport(raft.ServerAddress(fmt.Sprint("b/", i)))
-		for j, other := range c.trans {
-			trans.Connect(voters[j].Address, other)
-			other.Connect(addr, trans)
-		}
-		c.trans = append(c.trans, trans)
+		addr := raft.ServerAddress(fmt.Sprint("b/", i))
 		voters = append(voters, raft.Server{ID: raft.ServerID(addr), Address: addr})
 	}
 	disk := &killFS{FS: fsx.OS(), left: 1 << 40} // syncs nothing
@@ -46,7 +41,7 @@ func startThree(t *testing.T) *three {
 		sm := newKV()
 		g, err := raftgroup.OpenState(raftgroup.StateConfig{
 			Name: "meta", Dir: filepath.Join(dir, fmt.Sprint("meta", i)), FS: disk, ID: voters[i].ID,
-			Transport: c.trans[i], Stable: slot, Voters: voters,
+			Transport: n.Host(hostName(i)).Endpoint("meta", voters[i].Address), Stable: slot, Voters: voters,
 		}, sm)
 		must(t, err)
 		c.groups, c.states, c.stable = append(c.groups, g), append(c.states, sm), append(c.stable, stable)
@@ -81,8 +76,8 @@ func (c *three) stop(t *testing.T, except int) {
 }
 
 func TestThreeVotersKeepTheirLeaderAndSurviveIt(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := startThree(t)
+	onNet(t, simnet.Config{}, func(t *testing.T, n *simnet.Net) {
+		c := startThree(t, n)
 		first := c.leader(t, -1)
 		for i := range 20 {
 			propose(t, c.groups[first], fmt.Sprintf("k%d=%d", i, i))
@@ -106,16 +101,11 @@ func TestThreeVotersKeepTheirLeaderAndSurviveIt(t *testing.T) {
 }
 
 func TestCutOffLeaderAnswersUnknownAndThenRefuses(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := startThree(t)
+	onNet(t, simnet.Config{}, func(t *testing.T, n *simnet.Net) {
+		c := startThree(t, n)
 		old := c.leader(t, -1)
 		propose(t, c.groups[old], "a=1")
-		for i, other := range c.trans {
-			if i != old {
-				other.Disconnect(c.trans[old].LocalAddr())
-			}
-		}
-		c.trans[old].DisconnectAll()
+		n.Isolate(hostName(old), hostName(0), hostName(1), hostName(2))
 		began := time.Now()
 		if _, err := c.groups[old].Propose(t.Context(), []byte("a=2")); !errs.OutcomeUnknown(err) {
 			t.Errorf("propose on the minority side: %v", err)
