@@ -174,6 +174,7 @@ func (g *Group) Campaign() {
 	if g.campaign != nil {
 		select {
 		case <-g.campaign: // Raft has taken the last one and is a candidate, or more, since
+			g.campaign = nil
 		default:
 			return
 		}

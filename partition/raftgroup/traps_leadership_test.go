@@ -56,6 +56,27 @@ func TestALeaderWithLongTimersKeepsItsLease(t *testing.T) {
 	}
 }
 
+// A hint that came while the replica led used up the answer to the one before, and Campaign waited for that
+// answer for ever: no failure hint had any effect any more.
+func TestAReplicaCampaignsAgainAfterItLed(t *testing.T) {
+	onNet(t, simnet.Config{}, func(t *testing.T, n *simnet.Net) {
+		c, l := startAll(t, n, "g", kind{ours: true})
+		for range 3 {
+			for _, next := range []int{(l + 1) % 3, l} {
+				must(t, c.apply(c.leader(-1), "a"))
+				<-time.After(100 * time.Millisecond)
+				began := time.Now()
+				c.all[next].group.Campaign()
+				c.until("it leads", func() bool { return c.all[next].raft.State() == raft.Leader })
+				if took := time.Since(began); took > time.Second {
+					t.Errorf("the election took %v: the hint was not heard", took)
+				}
+				c.all[next].group.Campaign() // it leads: nothing happens
+			}
+		}
+	})
+}
+
 // Design section 5 rule 7. hashicorp/raft closes a transport that has a Close when one group shuts down; all
 // groups of two brokers share the connections below theirs.
 func TestTheEndOfOneGroupLeavesTheOthersAlone(t *testing.T) {
