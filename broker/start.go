@@ -132,6 +132,7 @@ func (b *Broker) openState(name string, sm raftgroup.StateMachine) (*raftgroup.S
 		Name: name, Dir: dir, FS: b.deps.FS, ID: id, Stable: slot, Voters: voters,
 		Transport: raftgroup.NewLoopback(raft.ServerAddress(id)),
 		OnFailure: func(err error) { b.onFatal(fmt.Errorf("state group %s: %w", name, err)) },
+		Watchdog:  b.watchdog,
 		Metrics:   b.groupMetrics, Logger: b.logger,
 	}, sm)
 }

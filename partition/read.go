@@ -93,7 +93,8 @@ func (r *Replica) Notify(ch chan<- struct{}) (cancel func()) { return r.watch.ad
 
 // Linearize waits until everything that was acknowledged before the call is
 // readable here; it fails with NotLeaderOrFollower elsewhere than at the leader.
-// It waits for all that the leader has stored, so that it covers acks=1 as well.
+// It waits for all that the leader has stored, so that it covers acks=1 as well, and asks a majority of
+// the voters whether somebody else leads by now.
 func (r *Replica) Linearize(ctx context.Context) error {
 	changed := make(chan struct{}, 1)
 	defer r.Notify(changed)()
@@ -101,7 +102,11 @@ func (r *Replica) Linearize(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for end := r.log.EndOffset(); r.highWatermark() < end; {
+	end := r.log.EndOffset()
+	if err := r.group.Load().Confirm(ctx, term); err != nil {
+		return err
+	}
+	for r.highWatermark() < end {
 		select {
 		case <-changed:
 		case <-ctx.Done():
@@ -209,7 +214,15 @@ func (r *Replica) Stats() log.Stats { return r.log.Stats() }
 
 // Stalled is how long the write or sync that is under way has been taking; 0 when the
 // disk is idle. A replica that is stalled for three seconds refuses appends and does not lead.
-func (r *Replica) Stalled() time.Duration { return r.store.stalled() }
+func (r *Replica) Stalled() time.Duration {
+	if g := r.group.Load(); g != nil {
+		return g.Stalled()
+	}
+	return r.store.stalled()
+}
 
-// muted tells whether the disk hangs: what the replica said now might not be so any more.
-func (r *Replica) muted() bool { return r.store.stalled() >= stallAfter }
+// muted tells whether the disk hangs: what the replica said now might not be so any more. Its group is silent then.
+func (r *Replica) muted() bool {
+	g := r.group.Load()
+	return g != nil && g.Muted()
+}

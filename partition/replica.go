@@ -27,8 +27,6 @@ const (
 	queueSlots = 64
 	// drainFor bounds how long Stop waits for answers that are on their way.
 	drainFor = 5 * time.Second
-	// stallAfter is how long a disk call may take before the replica is muted.
-	stallAfter = 3 * time.Second
 	// fenceFor bounds how long a failed replica waits for Raft to end.
 	fenceFor = 10 * time.Second
 )
@@ -220,7 +218,7 @@ func (r *Replica) Start() error {
 	name := fmt.Sprintf("%s/%d", r.cfg.TopicName, r.cfg.Partition)
 	cfg := raftgroup.Config{
 		Name: name, ID: r.cfg.ID, Timing: r.deps.Timing, Logger: r.logger,
-		Metrics: r.deps.GroupMetrics, OnFailure: r.fatal,
+		Metrics: r.deps.GroupMetrics, OnFailure: r.fatal, Stalled: r.store.stalled, Watchdog: r.deps.Log.Watchdog,
 	}
 	parts := raftgroup.Parts{FSM: fsm{r}, Logs: r.store, Stable: r.deps.Stable, Snapshots: &r.snapshots, Transport: r.deps.Transport}
 	if parts.Transport == nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/tidemarkhq/tidemark/internal/clock"
 	"github.com/tidemarkhq/tidemark/internal/fsx/sim"
 	"github.com/tidemarkhq/tidemark/internal/simnet"
+	"github.com/tidemarkhq/tidemark/partition/raftgroup"
 	"github.com/tidemarkhq/tidemark/proto/errs"
 )
 
@@ -193,6 +194,100 @@ func TestCopiesInMemoryAreNotCalledDurable(t *testing.T) {
 		}
 		if a, err := p.Result(t.Context()); err != nil || a.Durable {
 			t.Errorf("quorum, the leader's copy is on disk: %+v, %v", a, err)
+		}
+	}, withTopic(func(c *TopicConfig) { c.Flush = flushOS }))
+}
+
+// A leader that was cut off, and replaced before its lease ended, must not serve a linearizable read.
+func TestACutOffLeaderLinearizesNothing(t *testing.T) {
+	three(t, func(c *trio, t *testing.T) {
+		n := c.leader(-1)
+		old := c.at[n]
+		old.mustAppend(batch("a"))
+		if err := old.Linearize(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		c.isolate(n)
+		c.at[(n+1)%3].group.Load().Campaign()
+		next := c.at[c.leader(n)]
+		if _, err := next.append(Append{Batch: batch("b"), Acks: AcksQuorum}); err != nil {
+			t.Fatal(err)
+		}
+		if !old.View().Leader {
+			t.Fatal("the lease has ended before another leader was there: this tests nothing")
+		}
+		if err := old.Linearize(t.Context()); errs.CodeOf(err) != errs.NotLeaderOrFollower {
+			t.Errorf("the high watermark is %d, another leader's is %d: %v", old.View().HighWatermark, next.View().HighWatermark, err)
+		}
+		if err := next.Linearize(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// The disk of the leader hangs in a sync, and comes back: another one leads meanwhile (F2).
+func TestALeaderWhoseDiskHangsIsReplaced(t *testing.T) {
+	quick := raftgroup.Timing{Heartbeat: 500 * time.Millisecond, Election: 500 * time.Millisecond, Lease: 400 * time.Millisecond, Commit: 100 * time.Millisecond}
+	three(t, func(c *trio, t *testing.T) {
+		n := c.leader(-1)
+		old := c.at[n]
+		old.mustAppend(batch("a"))
+		back := make(chan struct{})
+		c.disks[n].SetHook(func(op sim.Op) sim.Fault {
+			if op.Kind == sim.OpSync {
+				return sim.Fault{Until: back}
+			}
+			return sim.Fault{}
+		})
+		p, err := old.Append(t.Context(), Append{Batch: batch("b"), Acks: AcksQuorum})
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := clock.Monotonic()
+		next := c.at[c.leader(n)]
+		if took, most := clock.Since(began), 3*time.Second+2*quick.Heartbeat+2*quick.Election; took > most {
+			t.Errorf("another leader after %v, at most %v are due", took, most)
+		}
+		if old.View().Leader {
+			t.Error("the old one says that it leads")
+		}
+		if _, err := old.Append(t.Context(), Append{Batch: batch("x")}); err == nil || errs.OutcomeUnknown(err) {
+			t.Errorf("an append to a muted replica: %v", err)
+		}
+		next.mustAppend(batch("c"))
+		c.disks[n].SetHook(nil)
+		close(back)
+		if _, err := p.Result(t.Context()); !errs.OutcomeUnknown(err) {
+			t.Errorf("the append that hung: %v", err)
+		}
+		c.until("the old leader follows again", func() bool {
+			got, err := old.readAll()
+			return err == nil && len(got) == 2 && got[1] == "c"
+		})
+		c.until("it is in sync", func() bool { return len(next.ISR()) == 3 })
+	}, func(r *rig) { r.deps.Timing = quick })
+}
+
+// Nothing is appended, but a flush hangs: the leader must go all the same, or nothing ever can be.
+func TestALeaderWhoseFlushHangsIsReplaced(t *testing.T) {
+	three(t, func(c *trio, t *testing.T) {
+		n := c.leader(-1)
+		c.at[n].mustAppend(batch("a"))
+		back := make(chan struct{})
+		c.disks[n].SetHook(func(op sim.Op) sim.Fault {
+			if op.Kind == sim.OpSync {
+				return sim.Fault{Until: back}
+			}
+			return sim.Fault{}
+		})
+		flushed := make(chan error, 1)
+		go func() { flushed <- c.at[n].Flush() }()
+		next := c.at[c.leader(n)]
+		next.mustAppend(batch("b"))
+		c.disks[n].SetHook(nil)
+		close(back)
+		if err := <-flushed; err != nil {
+			t.Error(err)
 		}
 	}, withTopic(func(c *TopicConfig) { c.Flush = flushOS }))
 }

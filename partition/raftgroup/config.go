@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/tidemarkhq/tidemark/log"
 )
 
 const (
@@ -33,6 +35,11 @@ type Config struct {
 	Logger *slog.Logger
 	// Metrics may be shared by all groups of a broker, or nil.
 	Metrics *Metrics
+	// Stalled, when not nil, is how long the oldest disk call under way has been taking, of those that
+	// the group does not make itself.
+	Stalled func() time.Duration
+	// Watchdog ends the process when a disk call of the group hangs; nil: nobody does.
+	Watchdog *log.Watchdog
 	// OnFailure is called once, on a goroutine of the group, when a disk error
 	// has fenced the group. It must not wait for Stop. See Group.Failed.
 	OnFailure func(error)

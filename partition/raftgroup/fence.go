@@ -3,14 +3,16 @@ package raftgroup
 import (
 	"errors"
 	"fmt"
-	"io"
 	"sync"
 
 	"github.com/hashicorp/raft"
 )
 
 // errFenced is what a fenced group's storage and transport answer.
-var errFenced = errors.New("the group is fenced after an earlier failure")
+var (
+	errFenced = errors.New("the group is fenced after an earlier failure")
+	errMuted  = errors.New("the group is muted: its disk has not answered for seconds")
+)
 
 // fence stops a group at its first disk error, in an orderly way.
 //
@@ -23,6 +25,7 @@ var errFenced = errors.New("the group is fenced after an earlier failure")
 type fence struct {
 	failed chan struct{} // closed by trip
 	onTrip func(error)   // immutable; sees to it that Raft is shut down; must not wait
+	stall  *stall
 
 	mu       sync.Mutex
 	err      error // guarded by mu; why the fence tripped
@@ -30,8 +33,8 @@ type fence struct {
 	stopping bool  // guarded by mu; errors are expected from now on
 }
 
-func newFence(onTrip func(error)) *fence {
-	return &fence{failed: make(chan struct{}), onTrip: onTrip}
+func newFence(onTrip func(error), s *stall) *fence {
+	return &fence{failed: make(chan struct{}), onTrip: onTrip, stall: s}
 }
 
 // arm has later errors go to onTrip. It returns an earlier one.
@@ -73,6 +76,25 @@ func (f *fence) tripped() bool {
 	default:
 		return false
 	}
+}
+
+func (f *fence) muted() bool { return f.stall.longest() >= muteAfter }
+
+// silent is why nothing may leave this replica, or nil.
+func (f *fence) silent() error {
+	switch {
+	case f.tripped():
+		return errFenced
+	case f.muted():
+		return errMuted
+	}
+	return nil
+}
+
+// onDisk runs a disk call.
+func (f *fence) onDisk(call func() error) error {
+	defer f.stall.end(f.stall.begin())
+	return call()
 }
 
 // cause is the error that tripped the fence, or nil.
@@ -119,7 +141,7 @@ func (l fencedLog) StoreLogs(entries []*raft.Log) error {
 	if l.fence.tripped() {
 		return errFenced
 	}
-	err := l.LogStore.StoreLogs(entries)
+	err := l.fence.onDisk(func() error { return l.LogStore.StoreLogs(entries) })
 	if err != nil {
 		l.fence.trip(fmt.Errorf("store %d entries: %w", len(entries), err))
 	}
@@ -130,7 +152,7 @@ func (l fencedLog) DeleteRange(first, last uint64) error {
 	if l.fence.tripped() {
 		return errFenced
 	}
-	err := l.LogStore.DeleteRange(first, last)
+	err := l.fence.onDisk(func() error { return l.LogStore.DeleteRange(first, last) })
 	if err != nil {
 		l.fence.trip(fmt.Errorf("delete entries %d to %d: %w", first, last, err))
 	}
@@ -147,7 +169,7 @@ func (s fencedStable) Set(key, value []byte) error {
 	if s.fence.tripped() {
 		return errFenced // Raft takes it for a vote that was not given
 	}
-	err := s.StableStore.Set(key, value)
+	err := s.fence.onDisk(func() error { return s.StableStore.Set(key, value) })
 	if err != nil {
 		s.fence.trip(fmt.Errorf("persist %s: %w", key, err))
 	}
@@ -158,77 +180,13 @@ func (s fencedStable) Set(key, value []byte) error {
 // group then answers nothing (see fencedTransport and Group.Failed).
 func (s fencedStable) SetUint64(key []byte, value uint64) error {
 	if !s.fence.tripped() {
-		err := s.StableStore.SetUint64(key, value)
+		err := s.fence.onDisk(func() error { return s.StableStore.SetUint64(key, value) })
 		if err == nil {
 			return nil
 		}
 		s.fence.trip(fmt.Errorf("persist %s: %w", key, err))
 	}
 	return nil
-}
-
-// fencedTransport is the Transport that Raft sees. It never has a Close, so that one group's
-// shutdown cannot close a transport that all groups share, and it never runs a heartbeat
-// handler (see Loopback.SetHeartbeatHandler), whatever the transport below does.
-type fencedTransport struct {
-	raft.Transport
-	fence *fence
-}
-
-func (t fencedTransport) SetHeartbeatHandler(func(raft.RPC)) {}
-
-func (t fencedTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
-	if t.fence.tripped() {
-		return errFenced
-	}
-	return t.Transport.AppendEntries(id, to, req, resp)
-}
-
-func (t fencedTransport) AppendEntriesPipeline(id raft.ServerID, to raft.ServerAddress) (raft.AppendPipeline, error) {
-	if t.fence.tripped() {
-		return nil, errFenced
-	}
-	p, err := t.Transport.AppendEntriesPipeline(id, to)
-	if err != nil {
-		return nil, err
-	}
-	return fencedPipeline{p, t.fence}, nil
-}
-
-func (t fencedTransport) RequestVote(id raft.ServerID, to raft.ServerAddress, req *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
-	if t.fence.tripped() {
-		return errFenced
-	}
-	return t.Transport.RequestVote(id, to, req, resp)
-}
-
-func (t fencedTransport) InstallSnapshot(id raft.ServerID, to raft.ServerAddress, req *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
-	if t.fence.tripped() {
-		return errFenced
-	}
-	return t.Transport.InstallSnapshot(id, to, req, resp, data)
-}
-
-// preVoter is a fencedTransport whose transport speaks pre-vote.
-type preVoter struct{ fencedTransport }
-
-func (t preVoter) RequestPreVote(id raft.ServerID, to raft.ServerAddress, req *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
-	if t.fence.tripped() {
-		return errFenced
-	}
-	return t.Transport.(raft.WithPreVote).RequestPreVote(id, to, req, resp)
-}
-
-type fencedPipeline struct {
-	raft.AppendPipeline
-	fence *fence
-}
-
-func (p fencedPipeline) AppendEntries(req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
-	if p.fence.tripped() {
-		return nil, errFenced
-	}
-	return p.AppendPipeline.AppendEntries(req, resp)
 }
 
 // fencedFSM keeps a fenced group's entries away from the state machine.
@@ -255,7 +213,7 @@ func (m fencedBatchFSM) ApplyBatch(entries []*raft.Log) []any {
 }
 
 // behind puts all parts of a group behind one fence.
-func (p Parts) behind(f *fence) (Parts, error) {
+func (p Parts) behind(f *fence, r *relay) (Parts, error) {
 	if _, ok := p.Transport.(raft.WithPreVote); !ok {
 		return p, fmt.Errorf("transport %T does not speak pre-vote: a replica that was cut off would depose healthy leaders", p.Transport)
 	}
@@ -266,6 +224,6 @@ func (p Parts) behind(f *fence) (Parts, error) {
 	}
 	p.Logs = fencedLog{p.Logs, f}
 	p.Stable = fencedStable{p.Stable, f}
-	p.Transport = preVoter{fencedTransport{p.Transport, f}}
+	p.Transport = preVoter{fencedTransport{p.Transport, f, r}}
 	return p, nil
 }

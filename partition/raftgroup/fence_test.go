@@ -9,7 +9,7 @@ import (
 
 // A disk error between Stop and the end of Raft: the stand-in for the entry must not leave the group.
 func TestAnErrorDuringStopFencesTheGroup(t *testing.T) {
-	f := newFence(func(error) { t.Error("the owner was told although it stops the group") })
+	f := newFence(func(error) { t.Error("the owner was told although it stops the group") }, newStall("", nil, nil))
 	if err := f.arm(); err != nil {
 		t.Fatal(err)
 	}
@@ -20,7 +20,7 @@ func TestAnErrorDuringStopFencesTheGroup(t *testing.T) {
 	if !f.tripped() || !errors.Is(f.cause(), boom) {
 		t.Errorf("tripped %v, cause %v", f.tripped(), f.cause())
 	}
-	transport := fencedTransport{NewLoopback("b/1"), f}
+	transport := fencedTransport{Transport: NewLoopback("b/1"), fence: f}
 	if err := transport.AppendEntries("b/2", "b/2", &raft.AppendEntriesRequest{}, nil); !errors.Is(err, errFenced) {
 		t.Errorf("append entries: %v", err)
 	}

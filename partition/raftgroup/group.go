@@ -19,6 +19,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,7 +37,7 @@ type Parts struct {
 	Logs      raft.LogStore
 	Stable    raft.StableStore
 	Snapshots raft.SnapshotStore
-	// Transport must implement raft.WithPreVote, and Injector for Campaign.
+	// Transport must implement raft.WithPreVote, Injector for Campaign, and Link for Confirm.
 	Transport raft.Transport
 }
 
@@ -52,6 +53,7 @@ type Group struct {
 	raft     *raft.Raft
 	fence    *fence
 	injector Injector // nil when the transport is none
+	link     Link     // nil when the transport is none
 	runs     *run.Group
 	barriers *run.Group    // not waited for, see confirm
 	nudge    chan struct{} // capacity 1: the leadership may have changed
@@ -122,9 +124,11 @@ func Start(cfg Config, parts Parts) (*Group, error) {
 	}
 	g := &Group{cfg: cfg, nudge: make(chan struct{}, 1), runs: run.Owned("raftgroup " + cfg.Name),
 		barriers: run.Owned("raftgroup " + cfg.Name)}
-	g.fence = newFence(g.failed)
+	g.fence = newFence(g.failed, newStall("group "+cfg.Name, cfg.Watchdog, cfg.Stalled))
 	g.injector, _ = parts.Transport.(Injector)
-	parts, err = parts.behind(g.fence)
+	g.link, _ = parts.Transport.(Link)
+	relay := newRelay(g.fence, parts.Transport.Consumer())
+	parts, err = parts.behind(g.fence, relay)
 	if err != nil {
 		return nil, fmt.Errorf("start group %s: %w", cfg.Name, err)
 	}
@@ -140,6 +144,10 @@ func Start(cfg Config, parts Parts) (*Group, error) {
 		g.beginShutdown()
 		return nil, errors.Join(fmt.Errorf("start group %s: %w", cfg.Name, err), g.shutdown.Error())
 	}
+	if g.link != nil {
+		g.link.AnswerTerm(g.answerTerm)
+	}
+	g.runs.Go("relay", relay.run)
 	g.runs.Go("watch", func(ctx context.Context) { g.watch(ctx, notify) })
 	g.runs.Go("follow", g.follow)
 	if g.soleVoter() {
@@ -168,7 +176,7 @@ func (g *Group) Err() error { return g.fence.cause() }
 func (g *Group) Campaign() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.injector == nil || g.fence.tripped() || !g.voter() {
+	if g.injector == nil || g.fence.silent() != nil || !g.voter() {
 		return
 	}
 	if g.campaign != nil {
@@ -194,23 +202,28 @@ func (g *Group) Campaign() {
 	}
 }
 
-func (g *Group) voter() bool {
-	for _, s := range g.raft.GetConfiguration().Configuration().Servers {
-		if s.ID == g.cfg.ID {
-			return s.Suffrage == raft.Voter
-		}
-	}
-	return false
-}
+// Muted tells whether a disk call of the group takes so long that the group is silent: it sends, answers and
+// leads nothing until the call returns.
+func (g *Group) Muted() bool { return g.fence.muted() }
 
-func (g *Group) soleVoter() bool {
-	voters := 0
+// Stalled is how long the oldest disk call under way has been taking; 0 when there is none.
+func (g *Group) Stalled() time.Duration { return g.fence.stall.longest() }
+
+// voters are those of the newest configuration, committed or not.
+func (g *Group) voters() (ids []raft.ServerID) {
 	for _, s := range g.raft.GetConfiguration().Configuration().Servers {
 		if s.Suffrage == raft.Voter {
-			voters++
+			ids = append(ids, s.ID)
 		}
 	}
-	return voters == 1 && g.voter()
+	return ids
+}
+
+func (g *Group) voter() bool { return slices.Contains(g.voters(), g.cfg.ID) }
+
+func (g *Group) soleVoter() bool {
+	v := g.voters()
+	return len(v) == 1 && v[0] == g.cfg.ID
 }
 
 // Stop stops the group and waits for Raft's goroutines until ctx is done. After an
@@ -221,6 +234,7 @@ func (g *Group) Stop(ctx context.Context) error {
 	g.awaitBarrier(ctx)
 	g.fence.stop()
 	g.beginShutdown()
+	defer g.fence.stall.close()
 	// A goroutine of its own, since Raft's future knows no deadline.
 	waiter := run.Owned("raftgroup " + g.cfg.Name + " shutdown")
 	waiter.Go("wait", func(context.Context) { g.shutdownFuture().Error() })

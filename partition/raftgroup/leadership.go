@@ -20,7 +20,7 @@ type listener struct {
 func (g *Group) LeadsIn() (term uint64, ok bool) {
 	term = g.term.Load()
 	// Raft changes its state before follow hears of it.
-	if term == 0 || g.fence.tripped() || g.raft.State() != raft.Leader || g.raft.CurrentTerm() != term {
+	if term == 0 || g.fence.silent() != nil || g.raft.State() != raft.Leader || g.raft.CurrentTerm() != term {
 		return 0, false
 	}
 	return term, true

@@ -17,6 +17,7 @@ import (
 	"github.com/tidemarkhq/tidemark/internal/clock"
 	"github.com/tidemarkhq/tidemark/internal/fsx"
 	"github.com/tidemarkhq/tidemark/internal/run"
+	"github.com/tidemarkhq/tidemark/log"
 	"github.com/tidemarkhq/tidemark/log/statelog"
 	"github.com/tidemarkhq/tidemark/proto/errs"
 )
@@ -55,8 +56,9 @@ type StateConfig struct {
 	// SnapshotBytes is after how many bytes of commands a snapshot is taken; 0 means 8 MiB. It
 	// bounds the memory of the group's log, which lies in memory as a whole.
 	SnapshotBytes int64
-	// OnFailure: see Config.
+	// OnFailure and Watchdog: see Config.
 	OnFailure func(error)
+	Watchdog  *log.Watchdog
 	Metrics   *Metrics
 	Logger    *slog.Logger
 }
@@ -78,6 +80,7 @@ type StateGroup struct {
 	cfg   StateConfig
 	group *Group
 	log   StateLog
+	fsm   *stateFSM
 	waits *waits
 
 	snapshots *snapshotStore
@@ -148,8 +151,8 @@ func (g *StateGroup) openParts(sm StateMachine) (Parts, error) {
 		return Parts{}, err
 	}
 	g.snapshots = snapshots
-	fsm := &stateFSM{sm: sm, waits: g.waits, metrics: g.cfg.Metrics, applied: g.applied}
-	newest, err := restoreNewest(snapshots, fsm)
+	g.fsm = &stateFSM{sm: sm, waits: g.waits, metrics: g.cfg.Metrics, applied: g.applied}
+	newest, err := restoreNewest(snapshots, g.fsm)
 	if err != nil {
 		return Parts{}, err
 	}
@@ -165,7 +168,7 @@ func (g *StateGroup) openParts(sm StateMachine) (Parts, error) {
 	if err := reconcile(g.log, newest); err != nil {
 		return Parts{}, err
 	}
-	return Parts{FSM: fsm, Logs: g.log, Stable: g.cfg.Stable, Snapshots: snapshots, Transport: g.cfg.Transport}, nil
+	return Parts{FSM: g.fsm, Logs: g.log, Stable: g.cfg.Stable, Snapshots: snapshots, Transport: g.cfg.Transport}, nil
 }
 
 func (g *StateGroup) openLog() error {
@@ -173,11 +176,11 @@ func (g *StateGroup) openLog() error {
 		g.log = g.cfg.Log
 		return nil
 	}
-	log, rec, err := statelog.Open(statelog.Config{Dir: filepath.Join(g.cfg.Dir, "log"), FS: g.cfg.FS, Logger: g.cfg.Logger})
+	l, rec, err := statelog.Open(statelog.Config{Dir: filepath.Join(g.cfg.Dir, "log"), FS: g.cfg.FS, Logger: g.cfg.Logger})
 	if err != nil {
 		return err
 	}
-	g.log = stateLogs{log}
+	g.log = stateLogs{l}
 	g.cfg.Metrics.cut.Add(float64(rec.CutBytes))
 	return nil
 }
@@ -194,13 +197,14 @@ func restoreNewest(snapshots *snapshotStore, fsm *stateFSM) (*raft.SnapshotMeta,
 	if err != nil {
 		return nil, err
 	}
+	fsm.done.reach(meta.Index)
 	return meta, fsm.Restore(state)
 }
 
 func (g *StateGroup) startGroup(parts Parts) error {
 	cfg := Config{
 		Name: g.cfg.Name, ID: g.cfg.ID, Timing: g.cfg.Timing, Logger: g.cfg.Logger, Metrics: g.cfg.Metrics,
-		OnFailure: g.cfg.OnFailure, trailing: trailingState,
+		OnFailure: g.cfg.OnFailure, Watchdog: g.cfg.Watchdog, trailing: trailingState,
 	}
 	if len(g.cfg.Voters) > 0 {
 		if err := g.bootstrapOnce(cfg, parts); err != nil {
@@ -249,12 +253,12 @@ func (g *StateGroup) Propose(ctx context.Context, command []byte) (result any, e
 		return nil, errs.Errorf(errs.KafkaStorageError, "%s takes no commands: its log has %d bytes and no snapshot can be written; free disk space", g.cfg.Name, size)
 	}
 	began := clock.Monotonic()
-	result, err = g.propose(ctx, kindCommand, command)
+	result, err = g.propose(ctx, command)
 	g.cfg.Metrics.propose.Observe(clock.Since(began).Seconds())
 	return result, err
 }
 
-func (g *StateGroup) propose(ctx context.Context, kind byte, command []byte) (any, error) {
+func (g *StateGroup) propose(ctx context.Context, command []byte) (any, error) {
 	ctx, cancel := context.WithTimeout(ctx, proposeLimit)
 	defer cancel()
 	term, ok := g.Leading()
@@ -285,7 +289,7 @@ func (g *StateGroup) propose(ctx context.Context, kind byte, command []byte) (an
 	}
 	// Whoever adds leadership transfers must refuse proposals before the transfer begins: Raft refuses them
 	// through the future alone, and the waiter would stay until the term ends.
-	g.group.Raft().Apply(encodeEnvelope(w.id, kind, command), 0)
+	g.group.Raft().Apply(encodeEnvelope(w.id, command), 0)
 	select {
 	case a := <-w.answer:
 		return a.result, a.err
@@ -303,25 +307,70 @@ func (g *StateGroup) notLeading() error {
 }
 
 // Read waits until everything that was acknowledged anywhere before the call is applied here; it
-// fails with errs.NotLeaderOrFollower where this replica does not lead.
+// fails with errs.NotLeaderOrFollower where this replica does not lead. Without a deadline in ctx
+// it waits at most 30 seconds.
 //
 // Raft's VerifyLeader is no help: it counts answers to requests that were sent before it. A sole voter needs to ask
-// nobody, because nobody else can lead, and what it has acknowledged it has
-// applied. With more voters an entry of the own term is committed; raftnet will replace that write by
-// asking a majority, by nonce, whether its term is still this one.
+// nobody, because nobody else can lead, and what it has acknowledged it has applied. Others note the commit
+// index, which covers their predecessors' acknowledgements as soon as they lead, and ask a majority.
 func (g *StateGroup) Read(ctx context.Context) error {
-	if _, ok := g.Leading(); !ok {
+	term, ok := g.Leading()
+	if !ok {
 		return g.notLeading()
 	}
 	if g.group.soleVoter() {
 		return nil
 	}
-	_, err := g.propose(ctx, kindMark, nil)
-	if errs.OutcomeUnknown(err) {
-		// A read has no outcome that could be unknown.
-		return errs.Errorf(errs.RequestTimedOut, "read from %s: not confirmed in time", g.cfg.Name)
+	ctx, cancel := context.WithTimeout(ctx, proposeLimit)
+	defer cancel()
+	committed := g.group.Raft().CommitIndex()
+	if err := g.group.Confirm(ctx, term); err != nil {
+		return fmt.Errorf("read from %s: %w", g.cfg.Name, err)
 	}
-	return err
+	return g.awaitApplied(ctx, term, committed)
+}
+
+// awaitApplied waits until all commands up to an index are applied.
+func (g *StateGroup) awaitApplied(ctx context.Context, term, index uint64) error {
+	last, err := g.lastCommand(index)
+	if err != nil {
+		return fmt.Errorf("read from %s: %w", g.cfg.Name, err)
+	}
+	for {
+		applied, moved := g.fsm.done.now()
+		if applied >= last {
+			return nil
+		}
+		if now, ok := g.Leading(); !ok || now != term {
+			return g.notLeading()
+		}
+		select {
+		case <-moved:
+		case <-g.ended:
+			return g.notLeading()
+		case <-g.group.Failed():
+			return g.notLeading()
+		case <-ctx.Done():
+			return errs.Errorf(errs.RequestTimedOut, "read from %s: command %d was not applied in time: %w", g.cfg.Name, last, ctx.Err())
+		}
+	}
+}
+
+// lastCommand is the last entry up to index that the state machine sees, or one that it has seen.
+func (g *StateGroup) lastCommand(index uint64) (uint64, error) {
+	for ; ; index-- {
+		if applied, _ := g.fsm.done.now(); index <= applied {
+			return applied, nil
+		}
+		var e raft.Log
+		err := g.log.GetLog(index, &e)
+		if errors.Is(err, raft.ErrLogNotFound) { // in a snapshot, and so applied
+			return 0, nil
+		}
+		if err != nil || e.Type == raft.LogCommand {
+			return index, err
+		}
+	}
 }
 
 // Leading returns the term in which this replica leads.

@@ -18,28 +18,27 @@ import (
 const (
 	envelopeBytes   = 18
 	envelopeVersion = 1
-	kindCommand     = 0
-	kindMark        = 1 // changes nothing; shows that everything before is applied
+	kindCommand     = 0 // there is no other
 )
 
 var errBadEnvelope = errs.New(errs.UnsupportedVersion, "a command of a newer or damaged format was not applied")
 
 type proposalID struct{ session, sequence uint64 }
 
-func encodeEnvelope(id proposalID, kind byte, command []byte) []byte {
+func encodeEnvelope(id proposalID, command []byte) []byte {
 	b := make([]byte, envelopeBytes, envelopeBytes+len(command))
-	b[0], b[1] = envelopeVersion, kind
+	b[0], b[1] = envelopeVersion, kindCommand
 	binary.LittleEndian.PutUint64(b[2:], id.session)
 	binary.LittleEndian.PutUint64(b[10:], id.sequence)
 	return append(b, command...)
 }
 
-func decodeEnvelope(b []byte) (id proposalID, kind byte, command []byte, err error) {
-	if len(b) < envelopeBytes || b[0] != envelopeVersion || b[1] > kindMark {
-		return id, 0, nil, errBadEnvelope
+func decodeEnvelope(b []byte) (id proposalID, command []byte, err error) {
+	if len(b) < envelopeBytes || b[0] != envelopeVersion || b[1] != kindCommand {
+		return id, nil, errBadEnvelope
 	}
 	id = proposalID{binary.LittleEndian.Uint64(b[2:]), binary.LittleEndian.Uint64(b[10:])}
-	return id, b[1], b[envelopeBytes:], nil
+	return id, b[envelopeBytes:], nil
 }
 
 // stateFSM drives a StateMachine from Raft's FSM goroutine.
@@ -49,20 +48,19 @@ type stateFSM struct {
 	metrics *Metrics
 	// applied is told how many bytes each applied entry had.
 	applied func(bytes int)
+	done    progress
 }
 
 // Apply implements raft.FSM. It never panics on what the log holds.
 func (m *stateFSM) Apply(entry *raft.Log) any {
-	id, kind, command, err := decodeEnvelope(entry.Data)
+	defer m.done.reach(entry.Index)
+	id, command, err := decodeEnvelope(entry.Data)
 	if err != nil {
 		return err
 	}
-	var result any
-	if kind == kindCommand {
-		began := clock.Monotonic()
-		result = m.sm.Apply(entry.Index, command)
-		m.metrics.apply.Observe(clock.Since(began).Seconds())
-	}
+	began := clock.Monotonic()
+	result := m.sm.Apply(entry.Index, command)
+	m.metrics.apply.Observe(clock.Since(began).Seconds())
 	m.waits.answer(id, result)
 	m.applied(len(entry.Data))
 	return nil
@@ -88,6 +86,33 @@ func (m *stateFSM) Restore(r io.ReadCloser) error {
 		return fmt.Errorf("snapshot is above %d bytes", maxSnapshotBytes)
 	}
 	return m.sm.Restore(state)
+}
+
+// progress is up to which index commands are applied.
+type progress struct {
+	mu    sync.Mutex
+	index uint64        // guarded by mu
+	moved chan struct{} // guarded by mu; nil: nobody waits
+}
+
+func (p *progress) reach(index uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.index = max(p.index, index)
+	if p.moved != nil {
+		close(p.moved)
+		p.moved = nil
+	}
+}
+
+// now is where it stands, and a channel that is closed when that changes.
+func (p *progress) now() (index uint64, moved <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.moved == nil {
+		p.moved = make(chan struct{})
+	}
+	return p.index, p.moved
 }
 
 type stateSnapshot []byte
