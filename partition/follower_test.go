@@ -175,6 +175,15 @@ func offering(t testing.TB, r *Replica, term uint64) offered {
 	}}
 }
 
+// offerOf is the offer of an origin by a leader of a term.
+func offerOf(o log.Origin, s *state, term uint64) offered {
+	b := o.Encode(log.UUID{7}, 3)
+	return offered{state: b, req: raft.InstallSnapshotRequest{
+		SnapshotVersion: raft.SnapshotVersionMax, Term: term, LastLogIndex: uint64(o.Index), LastLogTerm: uint64(o.Term),
+		Size: int64(len(b)), Configuration: s.config, ConfigurationIndex: uint64(s.configIndex),
+	}}
+}
+
 func (o offered) to(r *Replica) (*raft.InstallSnapshotResponse, error) {
 	req := o.req
 	return r.InstallSnapshot(&req, bytes.NewReader(o.state))

@@ -1,6 +1,7 @@
 package partition
 
 import (
+	"bytes"
 	"errors"
 	"testing"
 
@@ -137,4 +138,98 @@ func (f *follower) again() {
 	f.t.Helper()
 	f.stop()
 	f.start()
+}
+
+// Offers that come late, twice, and out of their order.
+func TestOffersThatComeLateChangeNothing(t *testing.T) {
+	leader, whole := retained(t)
+	base, last, term := leader.log.FirstIndex()-1, leader.log.LastIndex(), leader.group.Load().Term()
+	early := earlierOrigin(t, whole, base)
+	early.req.Term = term
+	late := offering(t, leader.Replica, term)
+	unchanged := func(f *follower, what string, o offered, success bool) {
+		t.Helper()
+		first, end, before := f.log.FirstIndex(), f.log.LastIndex(), f.store.now().encoded
+		resp, err := o.to(f.Replica)
+		if err != nil || resp.Success != success || resp.Term != f.group.Load().Term() {
+			t.Fatalf("%s: %+v, %v", what, resp, err)
+		}
+		if f.failure() != nil || f.log.FirstIndex() != first || f.log.LastIndex() != end || !bytes.Equal(f.store.now().encoded, before) {
+			t.Fatalf("%s: [%d,%d], was [%d,%d]; %v", what, f.log.FirstIndex(), f.log.LastIndex(), first, end, f.failure())
+		}
+	}
+
+	f := joining(t, sim.New())
+	f.start()
+	f.heartbeat(term)
+	if resp, err := late.to(f.Replica); err != nil || !resp.Success {
+		t.Fatalf("%+v, %v", resp, err)
+	}
+	if resp, err := early.to(f.Replica); err == nil {
+		t.Fatalf("between the reset and the new start: %+v", resp)
+	}
+	f.reopen()
+	for _, stage := range []string{"after the reset", "after the entries", "after a restart"} {
+		unchanged(f, "the same "+stage, late, true)
+		unchanged(f, "an earlier one "+stage, early, true)
+		if stage == "after the reset" {
+			f.mustFeed(leader.log, term, last, base)
+		} else {
+			f.again()
+		}
+	}
+	f.heartbeat(term + 1)
+	unchanged(f, "the same after a new term", late, false)
+
+	// The earlier one first: it is a reset, and the later one another.
+	f = joining(t, sim.New())
+	f.start()
+	f.heartbeat(term)
+	for gen, o := range []offered{early, late} {
+		if resp, err := o.to(f.Replica); err != nil || !resp.Success {
+			t.Fatalf("%+v, %v", resp, err)
+		}
+		f.reopen()
+		if f.gen.n != uint64(gen)+1 {
+			t.Fatalf("generation %d", f.gen.n)
+		}
+	}
+	// Entries below the later base were fed in the meantime, as another leader would have.
+	f = joining(t, sim.New())
+	f.start()
+	f.heartbeat(term)
+	if _, err := early.to(f.Replica); err != nil {
+		t.Fatal(err)
+	}
+	f.reopen()
+	f.mustFeed(whole, term, last, 0)
+	unchanged(f, "the later one, which the entries overtook", late, true)
+	f.mustFeed(whole, term, last, last)
+	f.awaitHigh(leader.View().HighWatermark)
+	unchanged(f, "the earlier one, which the entries overtook", early, true)
+}
+
+// The checkpoint at the base is what a start finds when nothing above it is known to be committed.
+func TestAResetReplicaStartsWithUncommittedSegments(t *testing.T) {
+	leader, whole := retained(t)
+	base, last, term := leader.log.FirstIndex()-1, leader.log.LastIndex(), leader.group.Load().Term()
+	f := joining(t, sim.New(), withTopic(func(c *TopicConfig) { c.SegmentBytes = log.MinSegmentBytes }))
+	f.start()
+	f.heartbeat(term)
+	o := earlierOrigin(t, whole, base)
+	o.req.Term = term
+	if _, err := o.to(f.Replica); err != nil {
+		t.Fatal(err)
+	}
+	f.reopen()
+	f.mustFeed(whole, term, last, 0)
+	if n := f.Stats().Segments; n < 3 {
+		t.Fatalf("%d segments", n)
+	}
+	for range 2 {
+		f.again()
+	}
+	if f.log.LastIndex() != last {
+		t.Fatalf("the log ends at %d", f.log.LastIndex())
+	}
 }
