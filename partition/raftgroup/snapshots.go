@@ -89,13 +89,17 @@ func openSnapshots(fsys fsx.FS, dir string, logger *slog.Logger, metrics *Metric
 	return s, damaged, nil
 }
 
+func snapshotID(index, term uint64) string {
+	return fmt.Sprintf("%s%020d-%020d", snapshotPrefix, index, term)
+}
+
 // Create implements raft.SnapshotStore.
 func (s *snapshotStore) Create(version raft.SnapshotVersion, index, term uint64, configuration raft.Configuration, configurationIndex uint64, _ raft.Transport) (raft.SnapshotSink, error) {
 	if version != 1 {
 		return nil, fmt.Errorf("raft snapshot version %d is unknown", version)
 	}
 	return &snapshotSink{store: s, began: clock.Monotonic(), meta: raft.SnapshotMeta{
-		Version: version, ID: fmt.Sprintf("%s%020d-%020d", snapshotPrefix, index, term),
+		Version: version, ID: snapshotID(index, term),
 		Index: index, Term: term, Configuration: configuration, ConfigurationIndex: configurationIndex,
 	}}, nil
 }
@@ -122,6 +126,10 @@ func (s *snapshotStore) read(id string) (*raft.SnapshotMeta, []byte, error) {
 		return nil, nil, fmt.Errorf("read snapshot %s: %w", id, err)
 	}
 	meta, state, err := decodeSnapshot(b)
+	if err == nil && snapshotID(meta.Index, meta.Term) != id {
+		// A small one is a single sector: an older one may have been written to the wrong place.
+		err = fmt.Errorf("it holds the snapshot at entry %d: %w", meta.Index, ErrCorrupt)
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("read snapshot %s: %w", id, err)
 	}

@@ -96,7 +96,11 @@ func OpenStable(fsys fsx.FS, path string, logger *slog.Logger) (*StableStore, er
 		file: file, path: path, logger: logger, turn: make(chan struct{}, 1),
 		groups: map[[16]byte]*slot{}, next: newStableBatch(),
 	}
-	if err := s.load(); err != nil {
+	err = s.load()
+	if err == nil {
+		err = s.renew()
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open stable store %s: %w", path, err), file.Close())
 	}
 	return s, nil
@@ -152,12 +156,9 @@ func (s *StableStore) loadSlot(n int) (*slot, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, torn, err := pickCopy(b, s.salt, n)
+	r, err := pickCopy(b, s.salt, n)
 	if err != nil {
-		return nil, fmt.Errorf("slot %d: both copies are damaged: %w; a vote may be lost, so restore the file or replace the broker's replicas", n, ErrCorrupt)
-	}
-	if torn {
-		s.logger.Warn("an unfinished write to the stable store was undone", "path", s.path, "slot", n)
+		return nil, fmt.Errorf("slot %d: %w: %w; a vote may be lost, so restore the file or replace the broker's replicas", n, err, ErrCorrupt)
 	}
 	sl := &slot{n: n, want: r, has: r}
 	s.slots = append(s.slots, sl)
@@ -170,6 +171,22 @@ func (s *StableStore) loadSlot(n int) (*slot, error) {
 	}
 	s.groups[r.group] = sl
 	return sl, nil
+}
+
+// renew writes what was read once more and makes it durable. A process that died before its sync, or
+// whose sync failed, leaves votes in the page cache that a power cut may take back. A mere
+// sync would not do: after a failed one the kernel holds such pages as clean.
+func (s *StableStore) renew() error {
+	var writes []stableWrite
+	for _, sl := range s.slots {
+		if sl.has.generation > 0 {
+			writes = append(writes, stableWrite{sl, sl.has, sl.has.encode(s.salt, sl.n)})
+		}
+	}
+	if len(writes) == 0 {
+		return nil
+	}
+	return s.write(writes)
 }
 
 // block reads n bytes; what lies behind the end of the file is blank.

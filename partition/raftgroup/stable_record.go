@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/crc32"
 )
 
@@ -14,7 +15,8 @@ const (
 	stableBlock   = 4096
 	stableVersion = 1
 	maxSlots      = 1 << 16 // 512 MiB of file; far beyond the groups of one broker
-	maxCandidate  = 1024    // bytes of a candidate's name
+	maxCandidate  = 1024    // bytes of a candidate's name that may be read
+	newCandidate  = 400     // that may be written: a record must fit into a sector
 
 	recordFixed = 70 // bytes before the candidate's name
 )
@@ -136,31 +138,27 @@ func copyOffset(n int, generation uint64) int64 {
 	return stableBlock * int64(1+2*n+int(generation&1))
 }
 
-// pickCopy decides between the two copies of a slot. One damaged copy beside a good one
-// was being written when the power failed: what it would have said was never
-// acted upon. The same holds beside a blank one, since a slot's first record is
-// its allocation. Two damaged ones cannot come from a crash.
-func pickCopy(b []byte, salt uint64, n int) (r record, torn bool, err error) {
-	var found bool
-	var damaged, blanks int
+// pickCopy decides between the two copies of a slot: the newer one counts. A record is one sector, which
+// a disk writes whole or not at all, and one copy is durable before the other is written. So no crash leaves a
+// copy that is neither blank nor whole, nor a blank one beside a slot's second write.
+func pickCopy(b []byte, salt uint64, n int) (r record, err error) {
+	blanks := 0
+	r = record{free: true}
 	for c := range 2 {
 		block := b[c*stableBlock : (c+1)*stableBlock]
 		got, err := decodeRecord(block, salt, n, c)
 		switch {
-		case err == nil && (!found || got.generation > r.generation):
-			r, found = got, true
+		case err == nil && got.generation > r.generation:
+			r = got
 		case err == nil:
 		case blank(block):
 			blanks++
 		default:
-			damaged++
+			return record{}, fmt.Errorf("copy %d is damaged", c)
 		}
 	}
-	if damaged == 2 {
-		return record{}, true, errBadBlock
+	if blanks == 1 && r.generation != 1 {
+		return record{}, fmt.Errorf("one copy is blank, the other is of write %d", r.generation)
 	}
-	if !found {
-		r = record{free: true}
-	}
-	return r, damaged > 0, nil
+	return r, nil
 }

@@ -24,8 +24,8 @@ func (f stableSlot) Set(key, value []byte) error {
 	if string(key) != keyCandidate {
 		return fmt.Errorf("stable store: unknown key %q", key)
 	}
-	if len(value) > maxCandidate {
-		return fmt.Errorf("stable store: candidate of %d bytes, at most %d are possible", len(value), maxCandidate)
+	if len(value) > newCandidate {
+		return fmt.Errorf("stable store: candidate of %d bytes, at most %d are possible", len(value), newCandidate)
 	}
 	return f.change(func(r *record) {
 		r.candidate = bytes.Clone(value)
