@@ -213,6 +213,7 @@ var examples = []example{
 	{"a committed record was not read by the group", CommitAhead, []Op{at(1, 2, send("0:a 1:b")), at(3, 4, grouped(poll("c", "0:a"))), at(5, 6, committed(2)), at(7, 8, final(0, 2, "0:a 1:b"))}, nil},
 	{"a committed record was read later", CommitAhead, []Op{at(1, 2, send("0:a")), at(5, 6, committed(1)), at(7, 8, grouped(poll("c", "0:a"))), at(9, 10, final(0, 1, "0:a"))}, nil},
 	{"a committed record was read by another member", none, []Op{at(1, 2, send("0:a 1:b")), at(3, 4, grouped(poll("c", "0:a"))), at(3, 4, grouped(poll("d", "1:b"))), at(5, 6, committed(2)), at(7, 8, final(0, 2, "0:a 1:b"))}, nil},
+	{"a committed record behind a reset was not read", CommitAhead, []Op{at(1, 2, send("0:a 1:b")), at(2, 3, reset(commit("c", 0))), at(3, 4, grouped(poll("c", "0:a"))), at(5, 6, committed(2)), at(7, 8, final(0, 2, "0:a 1:b"))}, nil},
 	{"a user has skipped records", none, []Op{at(1, 2, send("0:a 1:b")), at(3, 4, grouped(poll("c", "0:a"))), at(4, 5, reset(commit("c", 2))), at(5, 6, committed(2)), at(7, 8, final(0, 2, "0:a 1:b"))}, nil},
 
 	{"two members own a partition in one generation", DoubleOwner, []Op{at(1, 2, own("c", 1, 1)), at(3, 4, own("d", 1, 1))}, nil},

@@ -5,127 +5,120 @@ import (
 	"slices"
 )
 
-// cursor names what one process reads of one key.
-type cursor struct {
-	process string
-	key     Key
+// position is how far a process has read a key.
+type position struct {
+	last  int64 // offset of the record that it read last, or the one before where it was told to begin
+	op    *Op   // which shows that; nil: not known
+	since int64 // when the operation began that shows it
 }
 
-// boundary is where a process may have got another position: it says nothing went wrong when
-// the next poll goes on elsewhere.
-type boundary struct {
-	from, until int64
-	offset      int64 // where it goes on, NoOffset: not known
-	op          *Op
-}
-
-// consumers is what the processes of a history read.
-type consumers struct {
-	polls      map[cursor][]*Op
-	order      []cursor
-	boundaries map[cursor][]boundary // a zero key stands for all
-	reported   map[cursor]bool       // ownership of that key is in the history
+// consumer is one process that reads.
+type consumer struct {
+	ops  []*Op             // polls, assignments and seeks in their order
+	owns map[Key][]*Op     // what it owned in a group
+	at   map[Key]*position // while it is checked
 }
 
 // checkConsumers checks that polls go on where the one before ended. In a group this is only asked for keys
 // whose owners the history names.
 func checkConsumers(h *History, parts []*partition, r *Report) {
-	c := consumersOf(h)
 	known := map[Key]*partition{}
 	for _, p := range parts {
 		known[p.key] = p
 	}
-	for _, who := range c.order {
-		c.check(who, known[who.key], r)
+	for _, c := range consumersOf(h) {
+		for _, op := range c.ops {
+			if op.Kind == Poll {
+				c.poll(known[op.Key], op, r)
+			} else {
+				c.move(op)
+			}
+		}
 	}
 }
 
-func consumersOf(h *History) *consumers {
-	c := &consumers{polls: map[cursor][]*Op{}, boundaries: map[cursor][]boundary{}, reported: map[cursor]bool{}}
+func consumersOf(h *History) (list []*consumer) {
+	byProcess := map[string]*consumer{}
 	for i := range h.Ops {
 		op := &h.Ops[i]
-		who := cursor{op.Process, op.Key}
 		switch op.Kind {
-		case Poll:
-			if c.polls[who] == nil {
-				c.order = append(c.order, who)
-			}
-			c.polls[who] = append(c.polls[who], op)
-		case Assign, Seek, Subscribe:
-			at := boundary{op.Invoke, op.until(), NoOffset, op}
-			if op.strong() && op.Kind != Subscribe && !op.Key.IsZero() {
-				at.offset = op.Offset
-			}
-			c.boundaries[who] = append(c.boundaries[who], at)
-		case Own:
-			c.reported[who] = true
-			c.boundaries[who] = append(c.boundaries[who], boundary{op.Invoke, op.Invoke, NoOffset, op}, boundary{op.until(), op.until(), NoOffset, op})
-		}
-	}
-	for _, polls := range c.polls {
-		slices.SortStableFunc(polls, byInvoke)
-	}
-	for _, list := range c.boundaries {
-		slices.SortStableFunc(list, func(a, b boundary) int { return cmp.Compare(a.from, b.from) })
-	}
-	return c
-}
-
-// crossed returns the last boundary of who that overlaps [from, until], and whether there is one.
-// An open one (its outcome is unknown) counts from its start alone: the process has gone on since.
-func (c *consumers) crossed(who cursor, from, until int64) (last boundary, some bool) {
-	for _, list := range [][]boundary{c.boundaries[who], c.boundaries[cursor{process: who.process}]} {
-		n, _ := slices.BinarySearchFunc(list, until, func(b boundary, t int64) int {
-			if b.from <= t {
-				return -1
-			}
-			return 1
-		})
-		for _, b := range list[max(0, n-1):n] {
-			if b.from < from && (b.until < from || b.until == forever) {
-				continue
-			}
-			if !some || b.from > last.from {
-				last = b
-			}
-			some = true
-		}
-	}
-	return last, some
-}
-
-func (c *consumers) check(who cursor, p *partition, r *Report) {
-	last, lastOp := NoOffset, (*Op)(nil) // NoOffset: the position is not known
-	for i, op := range c.polls[who] {
-		grouped := op.Group != ""
-		if grouped && !c.reported[who] {
+		case Poll, Assign, Seek, Subscribe, Own:
+		default:
 			continue
 		}
-		end := op.Complete
-		if op.Outcome == Unknown {
-			end = op.Invoke
+		c := byProcess[op.Process]
+		if c == nil {
+			c = &consumer{owns: map[Key][]*Op{}, at: map[Key]*position{}}
+			byProcess[op.Process] = c
+			list = append(list, c)
 		}
-		from := int64(-forever)
-		if i > 0 {
-			from = c.polls[who][i-1].Invoke
+		if op.Kind == Own {
+			c.owns[op.Key] = append(c.owns[op.Key], op)
+		} else {
+			c.ops = append(c.ops, op)
 		}
-		if b, crossed := c.crossed(who, from, end); crossed || i == 0 {
-			last, lastOp = NoOffset, nil
-			if clean := i == 0 || b.from > c.polls[who][i-1].Complete; crossed && clean && b.until < op.Invoke && b.offset != NoOffset {
-				last, lastOp = b.offset-1, b.op
-			}
+	}
+	for _, c := range list {
+		slices.SortStableFunc(c.ops, byInvoke) // those of one time stand as they were recorded
+		for _, owns := range c.owns {
+			slices.SortStableFunc(owns, byInvoke)
 		}
-		if op.Outcome == Unknown {
-			last, lastOp = NoOffset, nil // what it has read may be lost on the way
-			continue
+	}
+	return list
+}
+
+// move takes a position from a process, and gives it another where that is told.
+func (c *consumer) move(op *Op) {
+	if op.Outcome == Fail {
+		return
+	}
+	if op.Key.IsZero() || op.Kind == Subscribe {
+		clear(c.at)
+		return
+	}
+	delete(c.at, op.Key)
+	if op.Offset != NoOffset && op.strong() {
+		c.at[op.Key] = &position{op.Offset - 1, op, op.Invoke}
+	}
+}
+
+// rebalanced says whether the process got or gave up key between from and until. A member that does not know when it
+// lost a key may have lost it at any time since it got it.
+func (c *consumer) rebalanced(key Key, from, until int64) bool {
+	owns := c.owns[key]
+	n, _ := slices.BinarySearchFunc(owns, until, func(op *Op, t int64) int {
+		if op.Invoke <= t {
+			return -1
 		}
-		_, moved := c.crossed(who, op.Invoke, end)
-		for k, rec := range op.Records {
-			if lastOp != nil && !(k > 0 && moved) {
-				p.step(r, last, rec.Offset, lastOp, op)
-			}
-			last, lastOp = rec.Offset, op
+		return 1
+	})
+	if n == 0 {
+		return false
+	}
+	last := owns[n-1]
+	return last.Invoke >= from || last.Outcome != OK || last.Complete >= from && last.Complete <= until
+}
+
+// poll checks one poll. What one of unknown outcome has read may be lost on the way to the process.
+func (c *consumer) poll(p *partition, op *Op, r *Report) {
+	if op.Group != "" && c.owns[op.Key] == nil {
+		return
+	}
+	if op.Outcome == Unknown {
+		delete(c.at, op.Key)
+		return
+	}
+	at := c.at[op.Key]
+	if at == nil || c.rebalanced(op.Key, at.since, op.Complete) {
+		at = &position{}
+		c.at[op.Key] = at
+	}
+	moved := c.rebalanced(op.Key, op.Invoke, op.Complete)
+	for i, rec := range op.Records {
+		if at.op != nil && !(i > 0 && moved) {
+			p.step(r, at.last, rec.Offset, at.op, op)
 		}
+		*at = position{rec.Offset, op, op.Invoke}
 	}
 }
 

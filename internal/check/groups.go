@@ -203,10 +203,16 @@ func mayReset(ops []*Op, op *Op, offset int64) bool {
 }
 
 // checkAhead checks that a member of the group has read every record below the committed position
-// before that was seen. Nothing is said of a group that was reset.
+// before that was seen. Below the target of a reset the user may have skipped some.
 func checkAhead(c claim, p *partition, commits, polls []*Op, r *Report) {
-	if len(polls) == 0 || slices.ContainsFunc(commits, func(op *Op) bool { return op.Reset }) {
+	if len(polls) == 0 {
 		return
+	}
+	skipped := NoOffset
+	for _, op := range commits {
+		if op.Kind == Commit && op.Reset && op.Outcome != Fail {
+			skipped = max(skipped, op.Offset)
+		}
 	}
 	first := map[int64]int64{} // when an offset was polled first
 	for _, op := range polls {
@@ -224,7 +230,7 @@ func checkAhead(c claim, p *partition, commits, polls []*Op, r *Report) {
 		for len(known) > 0 && known[0] < op.Offset {
 			r.Checked[CommitAhead]++
 			at, ok := first[known[0]]
-			if (!ok || at > op.Complete) && known[0] >= p.startAt(op.Complete) {
+			if (!ok || at > op.Complete) && known[0] >= max(skipped, p.startAt(op.Complete)) {
 				r.found(CommitAhead, c, append(lines(op), p.witness(known[0])...), "%d is committed, and no member has read offset %d", op.Offset, known[0])
 			}
 			known = known[1:]

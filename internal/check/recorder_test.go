@@ -2,11 +2,13 @@ package check_test
 
 import (
 	"bytes"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	. "github.com/tidemarkhq/tidemark/internal/check"
 )
@@ -96,4 +98,34 @@ func TestARecorderIsBounded(t *testing.T) {
 	if err := Check(h).Err(nil); err == nil || !strings.Contains(err.Error(), "FAIL: invalid") {
 		t.Errorf("a history with holes passes: %v", err)
 	}
+}
+
+// What can be read can be judged and written again, whatever it says.
+func FuzzDecode(f *testing.F) {
+	var raw bytes.Buffer
+	for _, h := range []*History{recorded(), faulty(1), run(rand.New(rand.NewPCG(1, 1)).IntN, 60)} {
+		raw.Reset()
+		if err := Encode(&raw, h); err != nil {
+			f.Fatal(err)
+		}
+		f.Add(bytes.Clone(raw.Bytes()))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		h, err := Decode(bytes.NewReader(text))
+		if err != nil {
+			return
+		}
+		r := Check(h)
+		_ = r.Err(nil)
+		if again := Check(h); !cmp.Equal(r, again) {
+			t.Errorf("judged twice: %s", cmp.Diff(r, again))
+		}
+		var out bytes.Buffer
+		if err := Encode(&out, h); err != nil {
+			t.Fatal(err)
+		}
+		if back, err := Decode(&out); err != nil || !cmp.Equal(h, back, cmpopts.EquateEmpty()) {
+			t.Errorf("written and read: %v %s", err, cmp.Diff(h, back))
+		}
+	})
 }
