@@ -63,6 +63,9 @@ func (g *Group) Cancel() {
 	g.cancel()
 }
 
+// Wait waits until all goroutines have returned, and tells them nothing.
+func (g *Group) Wait() { g.wg.Wait() }
+
 // Stop tells the goroutines to stop and waits until all have returned. It may
 // be called again, but not from a goroutine of the group.
 func (g *Group) Stop() {
