@@ -89,6 +89,9 @@ func (j *judge) hear(line string) error {
 		_, err = fmt.Sscan(rest, &i)
 		j.gave(i)
 	case "n":
+		if strings.HasPrefix(rest, "sync after") {
+			j.problem("%s", rest)
+		}
 		j.verdict.noted[rest]++
 	default:
 		err = fmt.Errorf("a line of a child: %q", line)

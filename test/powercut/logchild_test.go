@@ -2,6 +2,7 @@ package powercut
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -21,12 +22,16 @@ type writer struct {
 	commit log.Index
 	acked  log.Index
 	said   lines
+
+	metrics *prometheus.Registry
+	taken   float64 // segments that were recycled
 }
 
 func runLog(p profile) error {
+	reg := prometheus.NewRegistry()
 	cfg := log.Config{
 		Dir: filepath.Join(p.dir, "data"), Topic: log.UUID{1}, SegmentBytes: log.MinSegmentBytes,
-		FS: fsx.OS(), Logger: slog.New(slog.DiscardHandler), Metrics: log.NewMetrics(prometheus.NewRegistry()),
+		FS: fsx.OS(), Logger: slog.New(slog.DiscardHandler), Metrics: log.NewMetrics(reg),
 	}
 	if p.pool {
 		pool, err := log.OpenPool(cfg.FS, filepath.Join(p.dir, "pool"), 8<<20)
@@ -39,15 +44,23 @@ func runLog(p profile) error {
 	if err != nil {
 		return err
 	}
-	w := &writer{profile: p, log: l, term: 1, commit: found.Commit}
+	w := &writer{profile: p, log: l, term: 1, commit: found.Commit, metrics: reg}
 	if err := w.tellAll(found.Repaired); err != nil {
 		return err
 	}
 	for {
 		if err := w.step(); err != nil {
-			return err
+			return errors.Join(err, w.poisoned())
 		}
 	}
+}
+
+// poisoned is an error when the log goes on after a failure.
+func (w *writer) poisoned() error {
+	if err := w.log.Sync(); !errors.Is(err, log.ErrPoisoned) {
+		say("n sync after a failure: %v", err)
+	}
+	return nil
 }
 
 // tellAll reports what the log holds.
@@ -68,6 +81,13 @@ func (w *writer) tellAll(repaired bool) error {
 	}
 	if w.commit > l.LastIndex() {
 		return fmt.Errorf("the commit index %d is above the last index %d", w.commit, l.LastIndex())
+	}
+	if l.FirstIndex() == l.LastIndex()+1 && l.FirstIndex() > 1 { // all was given up
+		stub, err := l.Entry(l.LastIndex())
+		if err != nil {
+			return fmt.Errorf("stub at %d: %w", l.LastIndex(), err)
+		}
+		w.term = stub.Term
 	}
 	w.said.add("ready %v", repaired)
 	w.said.say()
@@ -186,6 +206,10 @@ func (w *writer) roll() error {
 		return err
 	}
 	say("n roll")
+	if n := w.recycled(); n > w.taken {
+		w.taken = n
+		say("n recycle")
+	}
 	w.ack()
 	return nil
 }
@@ -221,4 +245,18 @@ func (w *writer) retain() error {
 		say("n retain")
 	}
 	return nil
+}
+
+// recycled is how many segments were made of the files of old ones.
+func (w *writer) recycled() float64 {
+	families, err := w.metrics.Gather()
+	if err != nil {
+		panic(err) // our own metrics do not fit together
+	}
+	for _, f := range families {
+		if f.GetName() == "tidemark_log_recycled_segments_total" {
+			return f.GetMetric()[0].GetCounter().GetValue()
+		}
+	}
+	return 0
 }

@@ -1,6 +1,7 @@
 package powercut
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -37,9 +38,18 @@ func runStatelog(p profile) error {
 	w.said.say()
 	for {
 		if err := w.step(); err != nil {
-			return err
+			return errors.Join(err, w.poisoned())
 		}
 	}
+}
+
+// poisoned is an error when the log goes on after a failure.
+func (w *stateWriter) poisoned() error {
+	if err := w.log.Append([]statelog.Entry{{Index: w.log.Last() + 1, Term: w.term}}); err != nil {
+		return nil
+	}
+	say("n sync after a failure: done")
+	return errors.New("an append after a failure")
 }
 
 func (w *stateWriter) step() error {

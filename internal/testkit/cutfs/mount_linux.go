@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -35,6 +36,10 @@ func (f *FS) Mount(dir string) (*Mount, error) {
 	f.mu.Lock()
 	r := &raw{RawFileSystem: fuse.NewDefaultRawFileSystem(), fs: f, life: f.life}
 	f.mu.Unlock()
+	// The descriptor of /dev/fuse must not leak into processes that the caller starts: a mount whose
+	// descriptor is open somewhere outlives its server, and everybody who touches it hangs.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	srv, err := fuse.NewServer(r, dir, &fuse.MountOptions{
 		FsName: fmt.Sprint(Source, os.Getpid()), Name: "cutfs", DirectMountStrict: true,
 		MaxWrite: 1 << 20, DisableXAttrs: true, DisableReadDirPlus: true, DisableSplice: true,
@@ -43,11 +48,31 @@ func (f *FS) Mount(dir string) (*Mount, error) {
 		return nil, fmt.Errorf("mount a cutfs at %s: %w", dir, err)
 	}
 	m := &Mount{dir: dir}
+	if err := closeOnExec(); err != nil {
+		return nil, errors.Join(err, m.Unmount())
+	}
 	run.Owned("cutfs").Go("serve", func(context.Context) { srv.Serve() }) // ends with the mount
 	if err := srv.WaitMount(); err != nil {
 		return nil, errors.Join(fmt.Errorf("mount a cutfs at %s: %w", dir, err), m.Unmount())
 	}
 	return m, nil
+}
+
+func closeOnExec() error {
+	const fds = "/proc/self/fd"
+	entries, err := os.ReadDir(fds)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if to, err := os.Readlink(filepath.Join(fds, e.Name())); err != nil || to != "/dev/fuse" {
+			continue
+		}
+		if fd, err := strconv.Atoi(e.Name()); err == nil {
+			syscall.CloseOnExec(fd)
+		}
+	}
+	return nil
 }
 
 // Dir is where it is mounted.

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -16,7 +17,21 @@ import (
 )
 
 // livesPerDisk is how often one log loses its power before a new disk is taken.
-const livesPerDisk = 12
+func livesPerDisk() int {
+	if testing.Short() {
+		return 2
+	}
+	return 12
+}
+
+// seconds is how long the whole run shall take; 0 is as short as it makes sense.
+func seconds() float64 {
+	n, err := strconv.ParseFloat(os.Getenv("TIDEMARK_POWERCUT_SECONDS"), 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}
 
 // suite is one kind of child on one kind of disk.
 type suite struct {
@@ -74,32 +89,62 @@ func (s *suite) listen(j *judge, out io.Reader) (failure string) {
 	}
 }
 
-// life runs one child until the power goes in place of the disk's n-th change.
-func (s *suite) life(d *disk, j *judge, n int, torn bool) {
+// rounds repeats a round for this suite's share of the time, and does it once at least.
+func (s *suite) rounds(share float64, round func()) {
 	s.t.Helper()
-	dir := d.mount()
-	defer d.unmount()
+	limit := time.Duration(share * seconds() * float64(time.Second))
+	for began := time.Now(); ; {
+		round()
+		if s.t.Failed() || time.Since(began) >= limit {
+			return
+		}
+	}
+}
+
+// run runs one child on dir until it ends. Once it is started, arm prepares its end.
+func (s *suite) run(j *judge, dir string, arm func(kill func())) (failure string) {
+	s.t.Helper()
 	j.born()
 	cmd, out := s.child(dir)
 	kill := func() { _ = cmd.Process.Kill() } // of a process that has ended, an error that says so
 	stuck := time.AfterFunc(30*time.Second, kill)
 	defer stuck.Stop()
-	then := kill
-	if s.rng.IntN(2) == 0 {
-		then = nil // it sees its disk fail, and must not acknowledge after that
-	}
-	cut := d.fs.CutAfter(n, torn, then)
-	failure := s.listen(j, out)
+	arm(kill)
+	failure = s.listen(j, out)
 	s.end(cmd)
+	return failure
+}
+
+// life runs one child until the power goes in place of the disk's n-th change.
+func (s *suite) life(d *disk, j *judge, n int, torn bool) {
+	s.t.Helper()
+	dir := d.mount()
+	defer d.unmount()
+	if failure, ok := s.cut(d, j, dir, n, torn); !ok {
+		j.verdict.openFailures++
+		j.problem("the child ended before the power did: %s", failure)
+	}
+}
+
+// cut runs a child until the power goes. It is not ok when the child ended before.
+func (s *suite) cut(d *disk, j *judge, dir string, n int, torn bool) (failure string, ok bool) {
+	s.t.Helper()
+	var cut <-chan cutfs.Lost
+	failure = s.run(j, dir, func(kill func()) {
+		if s.rng.IntN(2) == 0 {
+			kill = nil // it sees its disk fail, and must not acknowledge after that
+		}
+		cut = d.fs.CutAfter(n, torn, kill)
+	})
 	select {
 	case lost := <-cut:
 		j.verdict.cuts++
 		j.verdict.sectorsLost += lost.SectorsLost
 		j.verdict.namesLost += lost.NamesLost
+		return "", true
 	default:
-		j.verdict.openFailures++
-		j.problem("the child ended before the power did: %s", failure)
-		d.fs.Cut(false)
+		d.fs.Cut(torn)
+		return failure, false
 	}
 }
 
@@ -132,9 +177,16 @@ func (s *suite) disk(kind string, torn bool, lives int) {
 			break
 		}
 	}
+	s.close(d, j)
+}
+
+// close takes the disk away and adds up.
+func (s *suite) close(d *disk, j *judge) {
+	s.t.Helper()
+	d.unmount()
 	for _, p := range j.verdict.problems {
 		if !s.nosync {
-			s.t.Errorf("%s, torn %v: %s", kind, torn, p)
+			s.t.Errorf("%s: %s", d.kind, p)
 		}
 	}
 	s.total.add(j.verdict)
@@ -168,51 +220,5 @@ func (s *suite) report(name string, wanted ...string) {
 	}
 	if v.acked == 0 || v.sectorsLost == 0 {
 		s.t.Errorf("vacuous: %+v", v)
-	}
-}
-
-func TestLogOnFUSE(t *testing.T) {
-	s := newSuite(t, "log")
-	for _, torn := range []bool{true, false} {
-		for _, kind := range []string{"fuse", "fuse-strict"} {
-			for _, s.pool = range []bool{false, true} {
-				s.disk(kind, torn, livesPerDisk)
-			}
-		}
-	}
-	s.report("powercut-log-fuse", "roll", "truncate", "retain")
-}
-
-func TestStatelogOnFUSE(t *testing.T) {
-	s := newSuite(t, "statelog")
-	for _, torn := range []bool{true, false} {
-		for _, kind := range []string{"fuse", "fuse-strict"} {
-			s.disk(kind, torn, livesPerDisk)
-		}
-	}
-	s.report("powercut-statelog-fuse", "truncate", "retain")
-}
-
-func TestLogOnBlockDevices(t *testing.T) {
-	for kind := range sizes {
-		t.Run(kind, func(t *testing.T) {
-			s := newSuite(t, "log")
-			for _, torn := range []bool{true, false} {
-				for _, s.pool = range []bool{false, true} {
-					s.disk(kind, torn, 3)
-				}
-			}
-			s.report("powercut-log-"+kind, "roll")
-		})
-	}
-}
-
-// A writer that acknowledges without a sync is caught.
-func TestLossIsSeen(t *testing.T) {
-	s := newSuite(t, "log")
-	s.nosync = true
-	s.disk("fuse", false, 6)
-	if s.total.lost == 0 {
-		t.Errorf("nothing was lost without a sync: %+v", s.total)
 	}
 }
