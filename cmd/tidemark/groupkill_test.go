@@ -14,18 +14,21 @@ import (
 
 	"github.com/tidemarkhq/tidemark/cmd/tidemark/internal/child"
 	"github.com/tidemarkhq/tidemark/consumer"
+	"github.com/tidemarkhq/tidemark/internal/check"
 	"github.com/tidemarkhq/tidemark/internal/run"
 	"github.com/tidemarkhq/tidemark/producer"
-	"github.com/tidemarkhq/tidemark/proto/record"
 )
 
 // readers are the members of a group, and what they have seen together.
 type readers struct {
+	h       *history
 	address string
+
 	mu      sync.Mutex
-	seen    map[consumer.TopicPartition]map[record.Offset]string // guarded by mu; by any member, before it polled again
-	stored  map[consumer.TopicPartition]record.Offset            // guarded by mu; the highest commit that was observed
-	errs    []error                                              // guarded by mu
+	names   int             // guarded by mu
+	read    map[string]bool // guarded by mu; values, by any member
+	revoked int             // guarded by mu; partitions that a member had to give up
+	errs    []error         // guarded by mu
 }
 
 func (g *readers) fail(format string, args ...any) {
@@ -36,9 +39,53 @@ func (g *readers) fail(format string, args ...any) {
 	}
 }
 
+func (g *readers) name() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.names++
+	return "member" + strconv.Itoa(g.names)
+}
+
+// owner records since when a member owns what. Its callbacks run in Poll and Close, so in one goroutine.
+type owner struct {
+	g       *readers
+	process string
+	since   map[consumer.TopicPartition]int64
+	leaving bool // nobody has asked for the partitions
+}
+
+func (o *owner) added(_ context.Context, list []consumer.TopicPartition) {
+	for _, tp := range list {
+		o.since[tp] = o.g.h.now()
+	}
+}
+
+// gone records the end of an ownership. It is taken before others may own the partitions.
+func (o *owner) gone(list []consumer.TopicPartition, outcome check.Outcome) {
+	for _, tp := range list {
+		o.g.h.Add(check.Op{Kind: check.Own, Process: o.process, Group: "g", Key: keyOf(tp.Topic, tp.Partition), Invoke: o.since[tp], Complete: o.g.h.now(), Outcome: outcome})
+	}
+}
+
+func (o *owner) revoked(_ context.Context, list []consumer.TopicPartition) {
+	if o.leaving {
+		o.gone(list, check.Unknown)
+		return
+	}
+	o.gone(list, check.OK)
+	o.g.h.Saw("revoked", int64(len(list)))
+	o.g.mu.Lock()
+	defer o.g.mu.Unlock()
+	o.g.revoked += len(list)
+}
+
+func (o *owner) lost(_ context.Context, list []consumer.TopicPartition) { o.gone(list, check.Unknown) }
+
 // member reads for a while, and leaves.
 func (g *readers) member(ctx context.Context, rng *rand.Rand) {
-	opts := []consumer.Option{consumer.WithGroup("g"), consumer.WithTopics("t"), consumer.WithSessionTimeout(6 * time.Second)}
+	o := &owner{g: g, process: g.name(), since: map[consumer.TopicPartition]int64{}}
+	opts := []consumer.Option{consumer.WithGroup("g"), consumer.WithTopics("t"), consumer.WithSessionTimeout(6 * time.Second),
+		consumer.OnAssigned(o.added), consumer.OnRevoked(o.revoked), consumer.OnLost(o.lost)}
 	manual := rng.IntN(2) == 0
 	if manual {
 		opts = append(opts, consumer.WithManualCommit())
@@ -51,6 +98,7 @@ func (g *readers) member(ctx context.Context, rng *rand.Rand) {
 		return
 	}
 	defer func() {
+		o.leaving = true
 		end, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		_ = c.Close(end)
@@ -58,11 +106,12 @@ func (g *readers) member(ctx context.Context, rng *rand.Rand) {
 	stay, cancel := context.WithTimeout(ctx, time.Duration(1000+rng.IntN(4000))*time.Millisecond)
 	defer cancel()
 	for stay.Err() == nil {
+		invoke := g.h.now()
 		records, err := c.Poll(stay, 1+rng.IntN(500))
 		if err != nil && stay.Err() == nil && !errors.Is(err, context.DeadlineExceeded) {
 			g.fail("poll: %v", err)
 		}
-		g.saw(records)
+		g.saw(o.process, invoke, records)
 		if manual && len(records) > 0 && rng.IntN(4) == 0 {
 			short, cancel := context.WithTimeout(stay, time.Second)
 			_ = c.Commit(short) // not done, or not known: the next one says more
@@ -71,22 +120,16 @@ func (g *readers) member(ctx context.Context, rng *rand.Rand) {
 	}
 }
 
-func (g *readers) saw(records []consumer.Record) {
+func (g *readers) saw(process string, invoke int64, records []consumer.Record) {
+	g.h.polled(process, "g", invoke, records)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, r := range records {
-		tp := r.TopicPartition()
-		if g.seen[tp] == nil {
-			g.seen[tp] = map[record.Offset]string{}
-		}
-		if before, ok := g.seen[tp][r.Offset]; ok && before != string(r.Value) {
-			g.errs = append(g.errs, fmt.Errorf("%s offset %d was %q and is %q", tp, r.Offset, before, r.Value))
-		}
-		g.seen[tp][r.Offset] = string(r.Value)
+		g.read[string(r.Value)] = true
 	}
 }
 
-// watch asks what is committed: it never goes back, and all before it was seen by somebody.
+// watch asks what is committed: it never goes back, and all before it was read by somebody.
 func (g *readers) watch(ctx context.Context) {
 	c, err := consumer.New([]string{g.address}, consumer.WithGroup("g"))
 	if err != nil {
@@ -97,7 +140,7 @@ func (g *readers) watch(ctx context.Context) {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for ctx.Err() == nil {
-		_ = g.look(ctx, c)
+		g.look(ctx, c)
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -105,34 +148,18 @@ func (g *readers) watch(ctx context.Context) {
 	}
 }
 
-func (g *readers) look(ctx context.Context, c *consumer.Consumer) error {
+func (g *readers) look(ctx context.Context, c *consumer.Consumer) {
 	short, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
+	invoke := g.h.now()
 	found, err := c.Committed(short)
 	if err != nil {
-		return err
+		return
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for tp, at := range found {
-		before := g.stored[tp]
-		if at < before {
-			g.errs = append(g.errs, fmt.Errorf("%s: the committed offset went back from %d to %d", tp, before, at))
-		}
-		for o := before; o < at; o++ {
-			if _, ok := g.seen[tp][o]; !ok {
-				g.errs = append(g.errs, fmt.Errorf("%s: %d is committed, and nobody has seen offset %d", tp, at, o))
-				break
-			}
-		}
-		g.stored[tp] = max(before, at)
+	for p := range int32(3) {
+		tp := consumer.TopicPartition{Topic: "t", Partition: p}
+		g.h.Add(check.Op{Kind: check.Committed, Process: "watch", Group: "g", Key: keyOf("t", p), Invoke: invoke, Complete: g.h.now(), Outcome: check.OK, Offset: offsetOf(found, tp)})
 	}
-	for tp, before := range g.stored {
-		if _, ok := found[tp]; !ok {
-			g.errs = append(g.errs, fmt.Errorf("%s: the committed offset %d is gone", tp, before))
-		}
-	}
-	return nil
 }
 
 // Members come and go, commit by themselves or by hand, and the broker is killed under them.
@@ -160,20 +187,19 @@ func TestAGroupUnderKillsReadsEverythingAndItsCommitsNeverGoBack(t *testing.T) {
 	conf.GRPC = b.GRPC
 	create(ctx, t, b.GRPC)
 
-	l := &load{acked: map[consumer.TopicPartition]map[record.Offset]int{}, more: make(chan struct{})}
 	p, err := producer.New([]string{b.GRPC}, producer.WithBatchBytes(2<<10), producer.WithBufferBytes(32<<10))
 	if err != nil {
 		t.Fatal(err)
 	}
+	h := newHistory("groupkill", seed)
+	l := &load{h: h, p: p, more: make(chan struct{})}
 	produce, members := run.NewGroup(ctx, "load"), run.NewGroup(ctx, "members")
 	produce.Go("produce", func(ctx context.Context) {
 		pace := time.NewTicker(time.Millisecond)
 		defer pace.Stop()
-		for ; ctx.Err() == nil; l.sent++ {
-			n := l.sent
-			p.ProduceFunc(context.Background(), producer.Record{Topic: "t", Key: []byte(strconv.Itoa(n % 97)), Value: []byte(strconv.Itoa(n))},
-				func(r producer.Result, err error) { l.done(n, r, err) })
-			if n%8 == 0 {
+		for ctx.Err() == nil {
+			l.produce()
+			if l.sent%8 == 0 {
 				select {
 				case <-pace.C:
 				case <-ctx.Done():
@@ -181,7 +207,7 @@ func TestAGroupUnderKillsReadsEverythingAndItsCommitsNeverGoBack(t *testing.T) {
 			}
 		}
 	})
-	g := &readers{address: b.GRPC, seen: map[consumer.TopicPartition]map[record.Offset]string{}, stored: map[consumer.TopicPartition]record.Offset{}}
+	g := &readers{h: h, address: b.GRPC, read: map[string]bool{}}
 	for k := range 3 {
 		own := rand.New(rand.NewPCG(seed, uint64(k+1)))
 		members.Go("member", func(ctx context.Context) {
@@ -195,62 +221,44 @@ func TestAGroupUnderKillsReadsEverythingAndItsCommitsNeverGoBack(t *testing.T) {
 		if err := l.await(ctx, l.answers()+1+rng.IntN(8000)); err != nil {
 			t.Fatalf("%v\n%s", err, b.Logs())
 		}
-		if err := b.Kill(); err != nil {
-			t.Fatal(err)
-		}
-		if b, err = child.Start(ctx, conf); err != nil {
-			t.Fatal(err)
-		}
+		b = h.killed(ctx, t, b, conf)
 	}
 	produce.Stop()
-	if err := p.Close(ctx); err != nil {
-		t.Fatal(err)
-	}
+	l.close(ctx, t)
 	g.awaitAll(ctx, t, l, b)
 	members.Stop()
 	if err := b.Stop(ctx); err != nil {
 		t.Error(err)
 	}
-	for _, err := range append(l.errs, g.errs...) {
+	for _, err := range g.errs {
 		t.Error(err)
 	}
-	t.Logf("%d records, %d kills, committed %v", l.count, n, g.stored)
+	h.judge(t, check.Require{
+		check.SawAcked: 1, check.SawFaults: int64(n), "revoked": 1, check.Checked(check.Lost): 1, check.Checked(check.DuplicateIdempotent): 1,
+		check.Checked(check.CommitRegress): 1, check.Checked(check.CommitAhead): 1, check.Checked(check.PollSkip): 1,
+	})
 }
 
-// awaitAll waits until the group has read every acknowledged record.
+// awaitAll waits until the group has read every acknowledged record, and has had to rebalance.
 func (g *readers) awaitAll(ctx context.Context, t *testing.T, l *load, b *child.Broker) {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	deadline := time.After(45 * time.Second)
 	for {
-		missing, example := g.missing(l)
-		if missing == 0 {
+		g.mu.Lock()
+		missing, revoked := l.answers()-len(g.read), g.revoked
+		g.mu.Unlock()
+		if missing <= 0 && revoked > 0 {
 			return
 		}
 		select {
 		case <-tick.C:
 		case <-deadline:
-			t.Errorf("%d acknowledged records were never read, such as %s\n%s", missing, example, b.Logs())
+			t.Errorf("%d acknowledged records were never read, %d partitions were revoked\n%s", missing, revoked, b.Logs())
 			return
 		case <-ctx.Done():
 			t.Fatal(ctx.Err())
 		}
 	}
-}
-
-func (g *readers) missing(l *load) (n int, example string) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for tp, records := range l.acked {
-		for o, value := range records {
-			if got, ok := g.seen[tp][o]; !ok || got != strconv.Itoa(value) {
-				n++
-				example = fmt.Sprintf("%s offset %d, record %d (%q)", tp, o, value, got)
-			}
-		}
-	}
-	return n, example
 }

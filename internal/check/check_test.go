@@ -163,6 +163,7 @@ var examples = []example{
 	{"a consumer reads a record again", PollNonmonotonic, []Op{at(1, 2, send("0:a")), at(3, 4, poll("c", "0:a")), at(5, 6, poll("c", "0:a")), at(7, 8, final(0, 1, "0:a"))}, nil},
 	{"a poll is not in order", PollNonmonotonic, []Op{at(1, 2, send("0:a 1:b")), at(3, 4, poll("c", "1:b 0:a")), at(7, 8, final(0, 2, "0:a 1:b"))}, nil},
 	{"a member goes back while it owns the partition", PollNonmonotonic, []Op{at(1, 2, send("0:a")), at(2, 9, own("c", 1, 1)), at(3, 4, grouped(poll("c", "0:a"))), at(5, 6, grouped(poll("c", "0:a"))), at(9, 10, final(0, 1, "0:a"))}, nil},
+	{"a member goes back before it knows that it has lost the partition", PollNonmonotonic, []Op{at(1, 2, send("0:a")), at(2, 9, unknown(own("c", 1, 1))), at(3, 4, grouped(poll("c", "0:a"))), at(5, 6, grouped(poll("c", "0:a"))), at(9, 10, final(0, 1, "0:a"))}, nil},
 	{"a member reads again what it got anew", none, []Op{at(1, 2, send("0:a")), at(2, 4, own("c", 1, 1)), at(3, 4, grouped(poll("c", "0:a"))), at(5, 9, own("c", 2, 2)), at(6, 7, grouped(poll("c", "0:a"))), at(9, 10, final(0, 1, "0:a"))}, nil},
 	{"a member whose partitions are not known", none, []Op{at(1, 2, send("0:a")), at(3, 4, grouped(poll("c", "0:a"))), at(6, 7, grouped(poll("c", "0:a"))), at(9, 10, final(0, 1, "0:a"))}, nil},
 	{"a rebalance during a poll", none, []Op{at(1, 2, send("0:a 1:b")), at(2, 4, own("c", 1, 1)), at(5, 9, own("c", 2, 2)), at(3, 7, grouped(poll("c", "0:a 1:b 0:a"))), at(9, 10, final(0, 2, "0:a 1:b"))}, nil},
@@ -222,6 +223,8 @@ var examples = []example{
 	{"a third member is between two generations of another", DoubleOwner, []Op{at(1, 9, own("c", 1, 9)), at(1, 2, unknown(own("d", 10, 10))), at(3, 4, unknown(own("e", 5, 5)))}, nil},
 	{"a member takes over", none, []Op{at(1, 3, own("c", 1, 1)), at(3, 6, own("d", 2, 2))}, nil},
 	{"a member that has lost its session learns it late", none, []Op{at(1, 5, unknown(own("c", 1, 1))), at(3, 6, own("d", 2, 2))}, nil},
+	{"generations that are not known", none, []Op{at(1, 3, own("c", 0, 0)), at(3, 6, own("d", 0, 0))}, nil},
+	{"generations that are not known, at one time", DoubleOwner, []Op{at(1, 4, own("c", 0, 0)), at(3, 6, own("d", 0, 0))}, nil},
 	{"a member keeps a partition", none, []Op{at(1, 3, own("c", 1, 3)), at(3, 6, own("c", 4, 5))}, nil},
 
 	{"a fenced producer writes", ZombieWrite, []Op{at(1, 2, fence(1, 1)), at(3, 4, idem(1, 0, 0, send("0:a"))), at(7, 8, final(0, 1, "0:a"))}, nil},

@@ -82,8 +82,7 @@ func (c *consumer) move(op *Op) {
 	}
 }
 
-// rebalanced says whether the process got or gave up key between from and until. A member that does not know when it
-// lost a key may have lost it at any time since it got it.
+// rebalanced says whether the process got key, or knew that it had given it up or lost it, between from and until.
 func (c *consumer) rebalanced(key Key, from, until int64) bool {
 	owns := c.owns[key]
 	n, _ := slices.BinarySearchFunc(owns, until, func(op *Op, t int64) int {
@@ -96,7 +95,7 @@ func (c *consumer) rebalanced(key Key, from, until int64) bool {
 		return false
 	}
 	last := owns[n-1]
-	return last.Invoke >= from || last.Outcome != OK || last.Complete >= from && last.Complete <= until
+	return last.Invoke >= from || last.Complete >= from && last.Complete <= until
 }
 
 // poll checks one poll. What one of unknown outcome has read may be lost on the way to the process.

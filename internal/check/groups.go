@@ -81,7 +81,9 @@ type span struct {
 func checkOwners(c claim, owns []*Op, r *Report) {
 	var generations, times []span
 	for _, op := range owns {
-		generations = append(generations, span{int64(op.Generation), int64(op.through()), op})
+		if op.Generation > 0 {
+			generations = append(generations, span{int64(op.Generation), int64(op.through()), op})
+		}
 		if op.Outcome == OK {
 			times = append(times, span{op.Invoke + 1, op.Complete - 1, op}) // touching is no overlap
 		}
@@ -107,8 +109,10 @@ func overlaps(list []span, tell func(a, b span), r *Report) {
 		if s.until < s.from {
 			continue
 		}
-		r.Checked[DoubleOwner]++
 		for _, b := range []*span{far, other} {
+			if b != nil {
+				r.Checked[DoubleOwner]++
+			}
 			if b != nil && b.op.Process != s.op.Process && b.until >= s.from {
 				tell(*b, *s)
 				break

@@ -16,7 +16,7 @@ const (
 	Assign    Kind = "assign"    // Process starts over on Key (on all keys where Key is zero), at Offset if that is not NoOffset
 	Seek      Kind = "seek"      // like Assign, by a consumer that keeps its assignment
 	Subscribe Kind = "subscribe" // Process joins Group; like Assign of all keys
-	Own       Kind = "own"       // member Process owns Key in Group, from Invoke until Complete, in generations Generation to Through
+	Own       Kind = "own"       // member Process owns Key in Group, from Invoke until Complete; see Generation
 	Commit    Kind = "commit"    // Group's position of Key becomes Offset; Reset says that going back is meant
 	Committed Kind = "committed" // Group's position of Key is Offset, or NoOffset
 	Latest    Kind = "latest"    // the log of Key ends at Offset, said by a linearizable read
@@ -98,6 +98,10 @@ type Producer struct {
 // Op is one operation of a client. Times are nanoseconds of one monotonic clock for the whole
 // history. Invoke is read before the operation is started and Complete after its answer is
 // there; the Complete of an operation with an unknown outcome means nothing.
+//
+// An Own is ok where the coordinator wanted the partition back and the member gave it up at Complete. Its outcome is
+// unknown where the member lost its session or just left: others may have owned the partition before
+// Complete, which is when the member knew.
 type Op struct {
 	Kind     Kind    `json:"kind"`
 	Process  string  `json:"process"` // one consumer, producer or client; its polls do not overlap
@@ -110,9 +114,9 @@ type Op struct {
 	Records    []Record  `json:"records,omitempty"`
 	Offset     int64     `json:"offset"` // see Kind
 	End        int64     `json:"end,omitempty"`
-	Epoch      int32     `json:"epoch,omitempty"` // of the leader that answered
-	Generation int32     `json:"generation,omitempty"`
-	Through    int32     `json:"through,omitempty"` // Own: last generation; 0: Generation
+	Epoch      int32     `json:"epoch,omitempty"`      // of the leader that answered
+	Generation int32     `json:"generation,omitempty"` // Own: the first one; 0: not known
+	Through    int32     `json:"through,omitempty"`    // Own: the last one; 0: Generation
 	Producer   *Producer `json:"producer,omitempty"`
 	Error      string    `json:"error,omitempty"`
 
