@@ -2,7 +2,10 @@ package raftgroup_test
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
+	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -139,6 +142,45 @@ func TestAnInterruptedTransferDoesNotBlockTheNextTerm(t *testing.T) {
 
 func (c *replicas) transfer(from, to int) raft.Future {
 	return c.all[from].raft.LeadershipTransferToServer(c.voters[to].ID, c.voters[to].Address)
+}
+
+// Design section 3. Raft's queue outlives terms: what was asked for in one term is stored by the same replica in a
+// later one, behind another leader's entries, and no setting of the library prevents it. Hence package
+// partition rules on a request when it is stored, and voids what was withdrawn.
+func TestTheLibraryStoresRequestsOfAnEarlierTerm(t *testing.T) {
+	crossed := 0
+	for try := 0; try < 10 && crossed == 0; try++ {
+		onNet(t, simnet.Config{}, func(t *testing.T, n *simnet.Net) {
+			n.SetDefault(simnet.Path{})
+			c, old := startAll(t, n, "g", kind{})
+			term := c.all[old].raft.CurrentTerm()
+			var appliers sync.WaitGroup
+			for range 5000 {
+				appliers.Go(func() { c.all[old].raft.Apply(fmt.Append(nil, term), time.Second) })
+			}
+			for _, next := range []int{(old + 1) % 3, old} {
+				for range 1000 {
+					if c.all[next].raft.State() == raft.Follower {
+						c.campaign(next)
+					}
+					runtime.Gosched()
+				}
+			}
+			appliers.Wait()
+			c.leader(-1)
+			last, _ := c.all[old].logs.LastIndex()
+			for i := uint64(2); i <= last; i++ {
+				var e raft.Log
+				must(t, c.all[old].logs.GetLog(i, &e))
+				if e.Term > term && string(e.Data) == fmt.Sprint(term) {
+					crossed++
+				}
+			}
+		})
+	}
+	if crossed == 0 {
+		t.Error("no request outlived its term")
+	}
 }
 
 // Issue hashicorp/raft #661 and design section 5 rule 11: a vote that a candidate has heard of is not given
