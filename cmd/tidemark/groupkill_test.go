@@ -12,9 +12,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tidemarkhq/tidemark/cmd/tidemark/internal/child"
 	"github.com/tidemarkhq/tidemark/consumer"
 	"github.com/tidemarkhq/tidemark/internal/check"
+	"github.com/tidemarkhq/tidemark/internal/child"
 	"github.com/tidemarkhq/tidemark/internal/run"
 	"github.com/tidemarkhq/tidemark/producer"
 )

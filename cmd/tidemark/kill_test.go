@@ -9,8 +9,8 @@ import (
 
 	"github.com/tidemarkhq/tidemark/admin"
 	"github.com/tidemarkhq/tidemark/broker/inspect"
-	"github.com/tidemarkhq/tidemark/cmd/tidemark/internal/child"
 	"github.com/tidemarkhq/tidemark/internal/check"
+	"github.com/tidemarkhq/tidemark/internal/child"
 	"github.com/tidemarkhq/tidemark/internal/fsx"
 	"github.com/tidemarkhq/tidemark/internal/run"
 	"github.com/tidemarkhq/tidemark/producer"

@@ -16,8 +16,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"go.uber.org/goleak"
 
-	"github.com/tidemarkhq/tidemark/cmd/tidemark/internal/child"
 	"github.com/tidemarkhq/tidemark/cmd/tidemark/internal/cli"
+	"github.com/tidemarkhq/tidemark/internal/child"
 )
 
 func TestMain(m *testing.M) {

@@ -12,7 +12,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/tidemarkhq/tidemark/cmd/tidemark/internal/child"
+	"github.com/tidemarkhq/tidemark/internal/child"
 )
 
 // What the README shows works as it stands there, with the address of this test's broker.

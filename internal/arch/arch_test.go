@@ -31,6 +31,7 @@ var ladder = map[string][]string{
 	"test":               {"log", "partition", "broker", "producer", "consumer", "admin", "cmd", "proto", "internal"},
 	"internal/arch":      {},
 	"internal/check":     {},
+	"internal/child":     {"internal/run"},
 	"internal/client":    {"proto", "internal/run", "internal/clock"},
 	"internal/clock":     {},
 	"internal/config":    {},

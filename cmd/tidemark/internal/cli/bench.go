@@ -14,10 +14,10 @@ import (
 
 	"github.com/tidemarkhq/tidemark/admin"
 	"github.com/tidemarkhq/tidemark/cmd/tidemark/internal/bench"
-	"github.com/tidemarkhq/tidemark/cmd/tidemark/internal/child"
 	"github.com/tidemarkhq/tidemark/cmd/tidemark/internal/fail"
 	"github.com/tidemarkhq/tidemark/cmd/tidemark/internal/link"
 	"github.com/tidemarkhq/tidemark/cmd/tidemark/internal/terminal"
+	"github.com/tidemarkhq/tidemark/internal/child"
 	"github.com/tidemarkhq/tidemark/internal/config"
 )
 

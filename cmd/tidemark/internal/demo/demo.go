@@ -15,9 +15,9 @@ import (
 	"time"
 
 	"github.com/tidemarkhq/tidemark/admin"
-	"github.com/tidemarkhq/tidemark/cmd/tidemark/internal/child"
 	"github.com/tidemarkhq/tidemark/cmd/tidemark/internal/terminal"
 	"github.com/tidemarkhq/tidemark/consumer"
+	"github.com/tidemarkhq/tidemark/internal/child"
 	"github.com/tidemarkhq/tidemark/internal/clock"
 )
 

@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"sync"
 
-	"github.com/tidemarkhq/tidemark/cmd/tidemark/internal/child"
 	"github.com/tidemarkhq/tidemark/cmd/tidemark/internal/terminal"
 	"github.com/tidemarkhq/tidemark/consumer"
+	"github.com/tidemarkhq/tidemark/internal/child"
 	"github.com/tidemarkhq/tidemark/internal/clock"
 	"github.com/tidemarkhq/tidemark/producer"
 )

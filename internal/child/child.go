@@ -23,9 +23,11 @@ import (
 
 // Config says which broker to run.
 type Config struct {
-	Dir  string   // its data directory; logs go beside it
-	GRPC string   // where to listen; empty: any free port
-	Set  []string // more settings
+	Program string   // the tidemark binary; empty: this program
+	Dir     string   // its data directory
+	Files   string   // what logs and addresses are named after; empty: they go beside Dir
+	GRPC    string   // where to listen; empty: any free port
+	Set     []string // more settings
 }
 
 // Broker is a broker in a process of its own.
@@ -43,14 +45,20 @@ type Broker struct {
 
 // Start runs a broker and returns when it serves.
 func Start(ctx context.Context, c Config) (*Broker, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
+	if c.Program == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, err
+		}
+		c.Program = self
+	}
+	if c.Files == "" {
+		c.Files = filepath.Clean(c.Dir)
 	}
 	if c.GRPC == "" {
 		c.GRPC = "127.0.0.1:0"
 	}
-	file := filepath.Clean(c.Dir) + ".addresses"
+	file := c.Files + ".addresses"
 	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
@@ -61,8 +69,8 @@ func Start(ctx context.Context, c Config) (*Broker, error) {
 	for _, s := range c.Set {
 		args = append(args, "--set", s)
 	}
-	b := &Broker{logs: filepath.Clean(c.Dir) + ".log", group: run.Owned("child"), exited: make(chan struct{})}
-	b.cmd = &exec.Cmd{Path: self, Args: append([]string{"tidemark"}, args...), Env: environment()}
+	b := &Broker{logs: c.Files + ".log", group: run.Owned("child"), exited: make(chan struct{})}
+	b.cmd = &exec.Cmd{Path: c.Program, Args: append([]string{"tidemark"}, args...), Env: environment()}
 	if err := b.start(); err != nil {
 		return nil, err
 	}
