@@ -1,10 +1,13 @@
 package partition
 
 import (
+	"bytes"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -163,5 +166,84 @@ func TestASwitchThatWasNotSyncedIsMadeDurableBeforeItCounts(t *testing.T) {
 	f.start()
 	if f.log.LastIndex() != last {
 		t.Fatalf("the log ends at %d, %d was acknowledged", f.log.LastIndex(), last)
+	}
+}
+
+var update = flag.Bool("update", false, "write the golden files of the current format version")
+
+const goldenDir = "testdata/v1"
+
+// Whatever format is written next: a replica that was reset by this version opens for ever, and its
+// origin is read. These files are never rewritten; a new version gets a directory of its own.
+func TestGoldenGeneration(t *testing.T) {
+	if *update {
+		writeGolden(t)
+	}
+	b, err := os.ReadFile(goldenDir + "/origin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := log.DecodeOrigin(b, log.UUID{7}, 3)
+	if err != nil || o.Index != 7 {
+		t.Fatalf("%+v, %v", o, err)
+	}
+	if _, err := stateAt(o, releaseLimits); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(o.Encode(log.UUID{7}, 3), b) {
+		t.Fatal("this build writes the same origin otherwise")
+	}
+	f := joining(t, fsx.OS())
+	f.cfg.Dir = filepath.Join(t.TempDir(), "p")
+	if err := os.CopyFS(f.cfg.Dir, os.DirFS(goldenDir+"/reset")); err != nil {
+		t.Fatal(err)
+	}
+	f.start()
+	if f.gen.n != 1 || f.log.FirstIndex() != 8 || f.log.LastIndex() != 10 || !bytes.Equal(f.store.now().config, decoded(t, o).config) {
+		t.Fatalf("generation %d holds [%d,%d]", f.gen.n, f.log.FirstIndex(), f.log.LastIndex())
+	}
+	if v := f.View(); v.LogStart != o.Offset || v.LogEnd != o.Offset+3 {
+		t.Fatalf("%+v", v)
+	}
+	current, err := os.ReadFile(goldenDir + "/reset/CURRENT")
+	if err != nil || !bytes.Equal(current, encodeCurrent(1)) {
+		t.Fatalf("%q, %v", current, err)
+	}
+}
+
+func decoded(t testing.TB, o log.Origin) *state {
+	t.Helper()
+	s, err := stateAt(o, releaseLimits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func writeGolden(t *testing.T) {
+	leader, whole := retained(t)
+	o := earlierOrigin(t, whole, leader.log.FirstIndex()-1)
+	term := leader.group.Load().Term()
+	o.req.Term = term
+	f := joining(t, fsx.OS())
+	f.cfg.Dir = filepath.Join(t.TempDir(), "p")
+	f.start()
+	f.heartbeat(term)
+	if _, err := o.to(f.Replica); err != nil {
+		t.Fatal(err)
+	}
+	f.reopen()
+	f.mustFeed(whole, term, 10, 10)
+	f.stop()
+	for _, name := range []string{"LOCK", "g-0000000000000001/LOCK"} {
+		if err := os.Remove(filepath.Join(f.cfg.Dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.CopyFS(goldenDir+"/reset", os.DirFS(f.cfg.Dir)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(goldenDir+"/origin", o.state, 0o600); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -65,6 +65,13 @@ func stateAt(o log.Origin, l limits) (*state, error) {
 	case len(s.producers.byID) > l.producers:
 		return nil, fmt.Errorf("state of %d producers, at most %d are remembered", len(s.producers.byID), l.producers)
 	}
+	for p := s.producers.oldest; p != nil; p = p.next {
+		for i := range int(p.count) {
+			if base := p.batch(i).base; base < 0 || base >= s.end {
+				return nil, fmt.Errorf("state in which producer %d appended at offset %d, and the log ends at %d", p.id, base, s.end)
+			}
+		}
+	}
 	return s, checkConfiguration(s.config)
 }
 

@@ -49,7 +49,8 @@ type Config struct {
 	// formed before is opened without them, and must find its log.
 	Voters []raft.Server
 	// Join says that the replica is new and becomes a member of a group that exists: it may be
-	// without a log, and gets one from the leader.
+	// without a log, and gets one from the leader. Once it has a vote it is opened without: a log
+	// that is missing then has been lost, with what was acknowledged in it.
 	Join        bool
 	TopicConfig TopicConfig
 }

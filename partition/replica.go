@@ -47,8 +47,7 @@ type Replica struct {
 	runs      *run.Group // owns the checkpoint that is being written, and the end after a failure
 	watch     watchers
 	holds     holds
-	lease     lease      // of the log's front, for followers that are fed from there
-	resets    sync.Mutex // one offer at a time; locked before all others
+	lease     lease // of the log's front, for followers that are fed from there
 
 	topic atomic.Pointer[TopicConfig]
 	group atomic.Pointer[raftgroup.Group] // nil until Start
@@ -61,6 +60,7 @@ type Replica struct {
 	applied       atomic.Uint64 // index; written by Open and the state machine
 	trimmed       atomic.Int64  // highest applied trim; written by the state machine
 	checkpointing atomic.Bool   // one is being written
+	offered       atomic.Bool   // an offer is being looked at: one at a time
 	responses     []any         // the state machine's; all nil
 
 	opened   atomic.Bool // until then Open tells what is wrong

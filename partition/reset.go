@@ -40,29 +40,36 @@ func (r *Replica) intercept(i raftgroup.Interceptor) {
 // Only an offer of the replica's own term counts. A lower one is of a deposed leader. A higher one is refused as well, but
 // not for good: Raft adopts terms, durably, and this is not Raft; the leader's heartbeats bring
 // the term, and then it asks again.
-func (r *Replica) InstallSnapshot(req *raft.InstallSnapshotRequest, state io.Reader) (*raft.InstallSnapshotResponse, error) {
+func (r *Replica) InstallSnapshot(req *raft.InstallSnapshotRequest, state io.Reader) (resp *raft.InstallSnapshotResponse, err error) {
 	defer func() { _, _ = io.Copy(io.Discard, io.LimitReader(state, maxOriginBytes)) }() // leave nothing in the stream
-	if !r.resets.TryLock() {
+	if !r.offered.CompareAndSwap(false, true) {
 		return nil, errOffersBusy
 	}
-	defer r.resets.Unlock()
-	resp, needed, err := r.judgeOffer(req)
+	defer r.offered.Store(false)
+	var needed bool
+	resp, err = nil, errStopping
+	r.whileOpen(func() { resp, needed, err = r.judgeOffer(req) })
 	if err != nil || !needed {
 		return resp, err
 	}
-	o, err := r.readOffer(req, state)
+	o, err := r.readOffer(req, state) // from the network, which Stop must not wait for
 	if err != nil {
 		return nil, fmt.Errorf("offer of entry %d: %w", req.LastLogIndex, err)
 	}
-	done := make(chan struct{})
-	if !r.runs.Go("reset", func(context.Context) { // Stop waits for it
-		defer close(done)
-		resp, err = r.reset(req, o)
-	}) {
-		return nil, errStopping
-	}
-	<-done
+	resp, err = nil, errStopping
+	r.whileOpen(func() { resp, err = r.reset(req, o) })
 	return resp, err
+}
+
+// whileOpen calls f, and Stop waits for it; once the replica stops it does not call it.
+func (r *Replica) whileOpen(f func()) {
+	done := make(chan struct{})
+	if r.runs.Go("offer", func(context.Context) {
+		defer close(done)
+		f()
+	}) {
+		<-done
+	}
 }
 
 // judgeOffer decides on an offer. A needed reset is decided on twice: here, where Raft may store and commit

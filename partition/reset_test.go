@@ -2,8 +2,17 @@ package partition
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
+	"fmt"
+	"hash/crc32"
+	"math"
+	"reflect"
+	"runtime"
+	"sync"
 	"testing"
+
+	"github.com/hashicorp/raft"
 
 	"github.com/tidemarkhq/tidemark/internal/fsx/sim"
 	"github.com/tidemarkhq/tidemark/log"
@@ -231,5 +240,213 @@ func TestAResetReplicaStartsWithUncommittedSegments(t *testing.T) {
 	}
 	if f.log.LastIndex() != last {
 		t.Fatalf("the log ends at %d", f.log.LastIndex())
+	}
+}
+
+// Readers, the owner's other calls, and a reset beside them: reads give what was there, or say that the replica starts anew.
+func TestAResetBesideEverythingElse(t *testing.T) {
+	leader, whole := retained(t)
+	base, term := leader.log.FirstIndex()-1, leader.group.Load().Term()
+	offer := offering(t, leader.Replica, term)
+	for range 10 {
+		f := joining(t, sim.New(), withTopic(func(c *TopicConfig) { c.SegmentBytes = log.MinSegmentBytes }))
+		f.start()
+		f.heartbeat(term)
+		f.mustFeed(whole, term, base-2, base-2)
+		f.awaitHigh(10)
+		var all sync.WaitGroup
+		begun := make(chan struct{}, 4)
+		beside := func(call func() error) {
+			all.Go(func() {
+				for i := 0; ; i++ {
+					if err := call(); errors.Is(err, errReset) {
+						return
+					} else if err != nil {
+						t.Error(err)
+						return
+					}
+					if i == 0 {
+						begun <- struct{}{}
+					}
+				}
+			})
+		}
+		beside(func() error {
+			batches, _, err := f.Read(3, 1<<16)
+			if err == nil && (len(batches) == 0 || batches[0].BaseOffset() != 3) {
+				return fmt.Errorf("read %d batches", len(batches))
+			}
+			return err
+		})
+		beside(func() error { _, err := f.Retain(); return err })
+		beside(func() error {
+			f.View()
+			f.Configure(f.cfg.TopicConfig)
+			_, err := f.append(Append{Batch: batch("x")})
+			if errors.Is(err, errNotLeader) {
+				return nil
+			}
+			return err
+		})
+		beside(f.Flush)
+		for range 4 {
+			<-begun
+		}
+		if resp, err := offer.to(f.Replica); err != nil || !resp.Success {
+			t.Fatalf("%+v, %v", resp, err)
+		}
+		all.Wait()
+		f.reopen()
+		if f.log.LastIndex() != base {
+			t.Fatalf("the log ends at %d", f.log.LastIndex())
+		}
+	}
+}
+
+// The owner may stop the replica at any moment of a reset. Nothing touches the disk afterwards, and the
+// next start finds one generation or the other.
+func TestAResetRacesWithStop(t *testing.T) {
+	s := newScene(t, false, 0)
+	rng, _ := seeded(t)
+	stopped := 0
+	for range 60 {
+		f := s.follower(t)
+		fs := f.fs.(*sim.FS)
+		wait, begin := rng.IntN(300), make(chan struct{})
+		var answer error
+		var offer, stop sync.WaitGroup
+		offer.Go(func() {
+			<-begin
+			for range wait {
+				runtime.Gosched()
+			}
+			_, answer = s.offer.to(f.Replica)
+		})
+		stop.Go(func() { <-begin; f.stop() })
+		close(begin)
+		stop.Wait()
+		ops := fs.Ops()
+		offer.Wait()
+		if fs.Ops() != ops {
+			t.Fatal("the disk was touched after Stop")
+		}
+		if answer != nil {
+			stopped++
+		}
+		again := joining(t, fs)
+		again.start()
+		isNew, err := s.check(again)
+		if err != nil || isNew != (answer == nil) {
+			t.Fatalf("new %t, answered with %v: %v", isNew, answer, err)
+		}
+	}
+	t.Logf("%d of 60 were stopped before the reset", stopped)
+}
+
+// What comes from outside is checked before it is believed, and before memory is taken for it.
+func TestADamagedOfferIsRefused(t *testing.T) {
+	leader, _ := retained(t)
+	term := leader.group.Load().Term()
+	f := joining(t, sim.New())
+	f.start()
+	f.heartbeat(term)
+	good := offering(t, leader.Replica, term)
+	ops := f.fs.(*sim.FS).Ops()
+	refused := func(what string, o offered) {
+		t.Helper()
+		if resp, err := o.to(f.Replica); err == nil {
+			t.Fatalf("%s: %+v", what, resp)
+		}
+		if f.failure() != nil || f.fs.(*sim.FS).Ops() != ops {
+			t.Fatalf("%s: the disk was touched; %v", what, f.failure())
+		}
+	}
+	for i := range good.state {
+		o := offered{good.req, bytes.Clone(good.state)}
+		o.state[i] ^= 1 << (i % 8)
+		refused(fmt.Sprint("byte ", i), o)
+	}
+	for what, change := range map[string]func(*raft.InstallSnapshotRequest){
+		"no size":           func(r *raft.InstallSnapshotRequest) { r.Size = 0 },
+		"negative size":     func(r *raft.InstallSnapshotRequest) { r.Size = -1 },
+		"huge size":         func(r *raft.InstallSnapshotRequest) { r.Size = math.MaxInt64 },
+		"more announced":    func(r *raft.InstallSnapshotRequest) { r.Size++ },
+		"less announced":    func(r *raft.InstallSnapshotRequest) { r.Size-- },
+		"another index":     func(r *raft.InstallSnapshotRequest) { r.LastLogIndex++ },
+		"index 0":           func(r *raft.InstallSnapshotRequest) { r.LastLogIndex = 0 },
+		"last index":        func(r *raft.InstallSnapshotRequest) { r.LastLogIndex = math.MaxUint64 },
+		"another term":      func(r *raft.InstallSnapshotRequest) { r.LastLogTerm-- },
+		"term 0":            func(r *raft.InstallSnapshotRequest) { r.LastLogTerm = 0 },
+		"later term":        func(r *raft.InstallSnapshotRequest) { r.LastLogTerm = r.Term + 1 },
+		"another config":    func(r *raft.InstallSnapshotRequest) { r.ConfigurationIndex++ },
+		"version 0":         func(r *raft.InstallSnapshotRequest) { r.SnapshotVersion = 0 },
+		"version of future": func(r *raft.InstallSnapshotRequest) { r.SnapshotVersion = 9 },
+	} {
+		o := good
+		change(&o.req)
+		refused(what, o)
+	}
+	o, err := log.DecodeOrigin(good.state, f.cfg.Topic, f.cfg.Partition)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, change := range map[string]func(*log.Origin, *state){
+		"state of another entry":      func(_ *log.Origin, s *state) { s.index-- },
+		"state of another term":       func(_ *log.Origin, s *state) { s.term-- },
+		"state at another offset":     func(_ *log.Origin, s *state) { s.end++ },
+		"log start above the end":     func(_ *log.Origin, s *state) { s.start = s.end + 1 },
+		"negative log start":          func(_ *log.Origin, s *state) { s.start = -1 },
+		"no configuration":            func(_ *log.Origin, s *state) { s.config, s.configIndex = nil, 0 },
+		"empty configuration":         func(_ *log.Origin, s *state) { s.config = raft.EncodeConfiguration(raft.Configuration{}) },
+		"configuration of no kind":    func(_ *log.Origin, s *state) { s.config = []byte{0xff, 0, 1} },
+		"configuration of the future": func(o *log.Origin, s *state) { s.configIndex = o.Index + 1 },
+		"negative offset":             func(o *log.Origin, s *state) { o.Offset, s.end, s.start = -1, -1, -1 },
+		"producer's batch above":      func(_ *log.Origin, s *state) { s.producers.byID[1].newest().base = s.end },
+	} {
+		s, err := decodeState(o.State, releaseLimits)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o := o
+		change(&o, s)
+		o.State = s.encode()
+		refused(what, offerOf(o, s, term))
+	}
+	for what, b := range map[string][]byte{
+		"another topic":     o.Encode(log.UUID{8}, 3),
+		"another partition": o.Encode(log.UUID{7}, 4),
+	} {
+		refused(what, offered{good.req, b})
+	}
+	if resp, err := good.to(f.Replica); err != nil || !resp.Success {
+		t.Fatalf("and the good one: %+v, %v", resp, err)
+	}
+}
+
+func FuzzOffer(f *testing.F) {
+	s := newState(releaseLimits)
+	s.index, s.term, s.end, s.configIndex = 9, 2, 5, 1
+	s.config = raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{{ID: "1/a", Address: "1/a"}}})
+	s.producers.add(claim{producer: 4, last: 3}, 1, 7)
+	f.Add(log.Origin{Index: 9, Term: 2, Offset: 5, State: s.encode()}.Encode(log.UUID{7}, 3))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		reseal(b)
+		o, err := log.DecodeOrigin(b, log.UUID{7}, 3)
+		if err != nil {
+			return
+		}
+		if s, err := stateAt(o, releaseLimits); err == nil {
+			again := offerOf(o, s, 1<<60).state
+			if p, err := log.DecodeOrigin(again, log.UUID{7}, 3); err != nil || !reflect.DeepEqual(o, p) {
+				t.Fatalf("written again it is %+v, was %+v: %v", p, o, err)
+			}
+		}
+	})
+}
+
+// reseal gives a mutated origin a good checksum, so that what is behind it is reached.
+func reseal(b []byte) {
+	if len(b) >= 16 {
+		binary.LittleEndian.PutUint32(b[12:], crc32.Checksum(b[16:], castagnoli))
 	}
 }
