@@ -38,7 +38,9 @@ type replica struct {
 	raft  *raft.Raft
 	group *raftgroup.Group // nil for hashicorp/raft alone
 	logs  *raft.InmemStore
+	slow  *slowLog // what Raft gets instead of logs; nil: logs
 	fsm   *lister
+	meta  *metaFSM // what Raft gets instead of fsm; nil: fsm
 }
 
 // replicas are a group on a simulated network. Peers that are not started may be played by a test.
@@ -69,6 +71,14 @@ func (m *lister) list() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Clone(m.applied)
+}
+func (m *lister) last() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.applied) == 0 {
+		return ""
+	}
+	return m.applied[len(m.applied)-1]
 }
 
 func hostName(i int) string { return fmt.Sprint("h", i) }
@@ -126,13 +136,21 @@ func (c *replicas) start(i int, k kind) {
 	cfg.LocalID, cfg.Logger = c.voters[i].ID, hclog.NewNullLogger()
 	cfg.HeartbeatTimeout, cfg.ElectionTimeout = c.timing.Heartbeat, c.timing.Election
 	cfg.LeaderLeaseTimeout, cfg.CommitTimeout = c.timing.Lease, c.timing.Commit
-	cfg.BatchApplyCh = true
+	cfg.BatchApplyCh, cfg.TrailingLogs = true, 1<<40
 	stable, snaps := raft.NewInmemStore(), raft.NewInmemSnapshotStore()
 	if last, _ := r.logs.LastIndex(); last == 0 {
 		must(c.t, raft.BootstrapCluster(cfg, r.logs, stable, snaps, r.link, raft.Configuration{Servers: c.voters}))
 	}
 	var err error
-	r.raft, err = raft.NewRaft(cfg, r.fsm, r.logs, stable, snaps, r.link)
+	var logs raft.LogStore = r.logs
+	if r.slow != nil {
+		logs = r.slow
+	}
+	var fsm raft.FSM = r.fsm
+	if r.meta != nil {
+		fsm = r.meta
+	}
+	r.raft, err = raft.NewRaft(cfg, fsm, logs, stable, snaps, r.link)
 	must(c.t, err)
 }
 
@@ -224,16 +242,18 @@ func (c *replicas) apply(i int, data string) error {
 	return c.all[i].raft.Apply([]byte(data), time.Second).Error()
 }
 
-// agree waits until all running replicas have applied the same commands, last at the end.
+// agree waits until all replicas have applied last, and tells whether they have applied the same.
 func (c *replicas) agree(last string) bool {
 	for range 4000 {
-		same := true
+		there := 0
 		for _, r := range c.all {
-			got := r.fsm.list()
-			same = same && len(got) > 0 && got[len(got)-1] == last && slices.Equal(got, c.all[0].fsm.list())
+			if r.fsm.last() == last {
+				there++
+			}
 		}
-		if same {
-			return true
+		if there == len(c.all) {
+			first := c.all[0].fsm.list()
+			return slices.Equal(first, c.all[1].fsm.list()) && slices.Equal(first, c.all[2].fsm.list())
 		}
 		<-time.After(5 * time.Millisecond)
 	}
