@@ -81,16 +81,17 @@ func TestFailedOperationPoisons(t *testing.T) {
 		for n := 1; ; n++ {
 			w := newWorld(seed)
 			must(t, w.open())
-			at := w.fs.Ops() + n
+			at, failed := w.fs.Ops()+n, false
 			w.fs.SetHook(func(op sim.Op) sim.Fault {
 				if op.N == at && op.Kind.Mutates() {
+					failed = true
 					return sim.Fault{Err: []error{syscall.EIO, syscall.ENOSPC}[n%2], Short: n % 3 * 500}
 				}
 				return sim.Fault{}
 			})
 			err := w.run(crashSteps)
-			if err == nil {
-				break
+			if !failed {
+				break // n is beyond the last operation
 			}
 			if errors.Is(err, errModel) {
 				t.Fatalf("seed %d, failure at %d: %v", seed, n, err)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/tidemarkhq/tidemark/internal/bug"
 	"github.com/tidemarkhq/tidemark/internal/failpoint"
 	"github.com/tidemarkhq/tidemark/internal/fsx"
 )
@@ -52,6 +53,9 @@ func (l *Log) createFirst(e Entry) error {
 //     would otherwise acknowledge bytes whose name can vanish.
 func (l *Log) createSegment(h segHeader, epochs epochTable, state []byte, busy bool) (*segment, error) {
 	h.topic, h.partition, h.salt = l.cfg.Topic, l.cfg.Partition, l.cfg.salt()
+	if bug.On(bug.ReuseSalt) {
+		h.salt = 1
+	}
 	g := newSegment(l.dir, h)
 	sidecar := startState{first: h.first, epochs: epochs, state: state}
 	if err := writeDurably(l.fs, g.path+startSuffix, sidecar.encode(l.cfg.owner())); err != nil {
@@ -63,6 +67,10 @@ func (l *Log) createSegment(h segHeader, epochs epochTable, state []byte, busy b
 		return nil, err
 	}
 	failpoint.Hit("log/create/renamed")
+	if bug.On(bug.NoDirSync) {
+		l.adopt(g, f)
+		return g, nil
+	}
 	if err := l.fs.SyncDir(l.dir); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}

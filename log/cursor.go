@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/tidemarkhq/tidemark/internal/bug"
 	"github.com/tidemarkhq/tidemark/proto/errs"
 )
 
@@ -77,7 +78,7 @@ func (c *cursor) frame() (frame, error) {
 
 func (c *cursor) parse(b []byte, cold bool) (frame, error) {
 	f := frame{frameHeader: getFrameHeader(b), body: b[frameHeaderBytes:]}
-	if cold {
+	if cold && !bug.On(bug.ServeUnchecked) {
 		var err error
 		if f, err = checkFrame(b, c.g.seed); err != nil {
 			return frame{}, err

@@ -8,6 +8,7 @@ import (
 	"sort"
 	"strings"
 
+	"github.com/tidemarkhq/tidemark/internal/bug"
 	"github.com/tidemarkhq/tidemark/internal/failpoint"
 )
 
@@ -38,6 +39,7 @@ func (l *Log) repairTail(g *segment, end scanEnd, known bool, found *Recovery) e
 	}
 	where := fmt.Errorf("segment %s at %d: %w", filepath.Base(g.path), g.endPos, orClean(end.why))
 	switch {
+	case bug.On(bug.TruncateCorrupt):
 	case rest.synced > g.last:
 		return corruptf("%w: entries from %d on are damaged, a later frame knew %d to be durable", where, g.last+1, rest.synced)
 	case !known:

@@ -196,7 +196,7 @@ func TestWritesThatGoAstray(t *testing.T) {
 			}
 		}
 		t.Logf("%s: %d writes, %d found", name, hits, found)
-		if hits < int(rounds)/3 || found < hits/5 { // what hits only padding changes nothing
+		if hits < int(rounds)/3 || found == 0 { // what hits only padding changes nothing
 			t.Errorf("%s: %d of %d rounds had one, %d were found", name, hits, rounds, found)
 		}
 	}

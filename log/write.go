@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/tidemarkhq/tidemark/internal/bug"
 	"github.com/tidemarkhq/tidemark/internal/clock"
 	"github.com/tidemarkhq/tidemark/internal/failpoint"
 	"github.com/tidemarkhq/tidemark/proto/record"
@@ -209,7 +210,13 @@ func (l *Log) fsync(f interface{ Sync() error }) error {
 	defer l.cfg.Syncs.release()
 	begin := clock.Monotonic()
 	l.syncOp.Begin()
-	err := f.Sync()
+	var err error
+	if !bug.On(bug.NoSync) {
+		err = f.Sync()
+	}
+	if err != nil && bug.On(bug.RetryFsync) {
+		err = f.Sync()
+	}
 	l.syncOp.End()
 	l.metrics.synced(clock.Since(begin))
 	return err

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/tidemarkhq/tidemark/internal/bug"
 	"github.com/tidemarkhq/tidemark/internal/clock"
 	"github.com/tidemarkhq/tidemark/log"
 )
@@ -32,6 +33,9 @@ func (r *Replica) offer() (*raft.SnapshotMeta, io.ReadCloser, error) {
 	}
 	r.lease.take(r.log.FirstIndex())
 	o, err := r.log.Origin()
+	if bug.On(bug.MetaSnapshot) {
+		o = newestOrigin(r.log, r.store.limits)
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("offer the log's origin: %w", err)
 	}
@@ -46,6 +50,15 @@ func (r *Replica) offer() (*raft.SnapshotMeta, io.ReadCloser, error) {
 	r.logger.Info("a follower needs entries that are given up; it is offered to begin where the log begins",
 		"base_index", o.Index, "base_offset", o.Offset)
 	return meta, io.NopCloser(bytes.NewReader(b)), nil
+}
+
+// newestOrigin is where the active segment begins. It exists for bug.MetaSnapshot alone.
+func newestOrigin(l *log.Log, lim limits) (o log.Origin) {
+	o.State, _ = l.ActiveState()
+	if s, err := decodeState(o.State, lim); err == nil {
+		o.Index, o.Term, o.Offset = s.index, s.term, s.end
+	}
+	return o
 }
 
 // stateAt decodes the state of an origin and checks that it is the state there. The

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tidemarkhq/tidemark/internal/bug"
 	"github.com/tidemarkhq/tidemark/log"
 	"github.com/tidemarkhq/tidemark/proto/errs"
 )
@@ -126,8 +127,8 @@ func (ps *proposals) written(durable bool) {
 			break
 		}
 		p.written, p.durable = true, durable
-		if p.acks == AcksLeader {
-			p.answer(ps.answers.of(p, AcksLeader))
+		if p.acks == AcksLeader || bug.On(bug.AckBeforeCommit) {
+			p.answer(ps.answers.of(p, p.acks))
 		}
 	}
 }

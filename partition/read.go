@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/tidemarkhq/tidemark/internal/bug"
 	"github.com/tidemarkhq/tidemark/log"
 	"github.com/tidemarkhq/tidemark/partition/raftgroup"
 	"github.com/tidemarkhq/tidemark/proto/errs"
@@ -40,6 +41,9 @@ type View struct {
 func (r *Replica) View() View {
 	// In this order no view has a high watermark above its log end.
 	start, high, end := r.log.StartOffset(), r.highWatermark(), r.log.EndOffset()
+	if bug.On(bug.HighAboveCommit) {
+		high = end
+	}
 	v := View{LogStart: start, HighWatermark: max(start, high), LastStable: max(start, high), LogEnd: end}
 	g := r.group.Load()
 	if g == nil || r.failure() != nil {

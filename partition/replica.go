@@ -12,6 +12,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/tidemarkhq/tidemark/internal/bug"
 	"github.com/tidemarkhq/tidemark/internal/clock"
 	"github.com/tidemarkhq/tidemark/internal/fsx"
 	"github.com/tidemarkhq/tidemark/internal/run"
@@ -130,7 +131,7 @@ func (r *Replica) logConfig() log.Config {
 // recover rebuilds the state at the log's end, and finds where Raft may start and
 // up to where everything is known to be committed.
 func (r *Replica) recover(rec log.Recovery, lim limits) error {
-	if r.log.LastIndex() == 0 && len(r.cfg.Voters) == 0 && !r.cfg.Join {
+	if r.log.LastIndex() == 0 && len(r.cfg.Voters) == 0 && !r.cfg.Join && !bug.On(bug.SameIDAfterWipe) {
 		return errs.Errorf(errs.ReplicaQuarantined, "the log of a replica that was formed before is missing; it must be replaced by a new replica")
 	}
 	sidecar, from := r.log.ActiveState()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/tidemarkhq/tidemark/internal/bug"
 	"github.com/tidemarkhq/tidemark/log"
 )
 
@@ -66,6 +67,12 @@ func (r *Replica) checkpointAtRoll() error {
 // committed, or is read by the next start, or by a replica that is being seeded.
 func (r *Replica) barrier() log.Index {
 	b := min(log.Index(r.applied.Load()), r.snapshots.index())
+	if bug.On(bug.RetentionBeforeCheckpoint) {
+		b = log.Index(r.applied.Load())
+	}
+	if bug.On(bug.RetentionIgnoresHold) {
+		return b
+	}
 	if h, ok := r.holds.lowest(); ok && h > 0 {
 		b = min(b, h-1)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/tidemarkhq/tidemark/internal/bug"
 	"github.com/tidemarkhq/tidemark/log"
 	"github.com/tidemarkhq/tidemark/proto/errs"
 	"github.com/tidemarkhq/tidemark/proto/record"
@@ -141,6 +142,9 @@ func (s *state) followBatch(e log.Entry, m meta, b record.Raw) error {
 	}
 	if n := b.Count(); n < 1 || n != b.LastOffsetDelta()+1 {
 		return fmt.Errorf("batch of %d records has a last offset delta of %d", n, b.LastOffsetDelta())
+	}
+	if bug.On(bug.DedupeLeaderOnly) {
+		c.producer = -1
 	}
 	s.accept(c, b.Count())
 	return nil

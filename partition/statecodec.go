@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/tidemarkhq/tidemark/internal/bug"
 	"github.com/tidemarkhq/tidemark/log"
 	"github.com/tidemarkhq/tidemark/proto/record"
 )
@@ -36,6 +37,9 @@ func (s *state) encode() []byte {
 	b = binary.BigEndian.AppendUint64(b, uint64(s.configIndex))
 	b = binary.BigEndian.AppendUint32(b, uint32(len(s.config)))
 	b = append(b, s.config...)
+	if bug.On(bug.StateWithoutProducers) {
+		return binary.BigEndian.AppendUint32(b, 0)
+	}
 	b = binary.BigEndian.AppendUint32(b, uint32(len(s.producers.byID)))
 	for p := s.producers.oldest; p != nil; p = p.next {
 		b = p.encode(b)

@@ -21,15 +21,16 @@ const module = "github.com/tidemarkhq/tidemark"
 // below it. The longest matching key wins.
 var ladder = map[string][]string{
 	"proto":              {},
-	"log":                {"proto/record", "proto/errs", "internal/run", "internal/clock", "internal/fsx", "internal/failpoint"},
-	"partition":          {"log", "proto/record", "proto/errs", "internal/run", "internal/clock", "internal/fsx", "internal/failpoint"},
-	"broker":             {"partition", "log", "proto", "internal/run", "internal/clock", "internal/fsx", "internal/failpoint"},
+	"log":                {"proto/record", "proto/errs", "internal/run", "internal/clock", "internal/fsx", "internal/failpoint", "internal/bug"},
+	"partition":          {"log", "proto/record", "proto/errs", "internal/run", "internal/clock", "internal/fsx", "internal/failpoint", "internal/bug"},
+	"broker":             {"partition", "log", "proto", "internal/run", "internal/clock", "internal/fsx", "internal/failpoint", "internal/bug"},
 	"producer":           {"proto", "internal/client", "internal/run", "internal/clock"},
 	"consumer":           {"proto", "internal/client", "internal/run", "internal/clock"},
 	"admin":              {"proto", "internal/client", "internal/clock"},
 	"cmd":                {"broker", "producer", "consumer", "admin", "proto", "internal"},
 	"test":               {"log", "partition", "broker", "producer", "consumer", "admin", "cmd", "proto", "internal"},
 	"internal/arch":      {},
+	"internal/bug":       {},
 	"internal/check":     {},
 	"internal/child":     {"internal/run"},
 	"internal/client":    {"proto", "internal/run", "internal/clock"},
@@ -38,7 +39,7 @@ var ladder = map[string][]string{
 	"internal/failpoint": {},
 	"internal/fsx":       {"internal/failpoint"},
 	"internal/run":       {},
-	"internal/simnet":    {"partition", "internal/run", "internal/clock"},
+	"internal/simnet":    {"partition", "internal/run", "internal/clock", "internal/bug"},
 	"internal/testkit":   {"broker", "proto", "internal"},
 }
 

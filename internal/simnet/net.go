@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tidemarkhq/tidemark/internal/bug"
 	"github.com/tidemarkhq/tidemark/internal/clock"
 	"github.com/tidemarkhq/tidemark/internal/run"
 )
@@ -96,10 +97,18 @@ type Net struct {
 	nonce  uint64                // guarded by mu; of the last Confirm
 }
 
+// withBugs breaks the rule that a negative control wants to see broken.
+func (c Config) withBugs() Config {
+	c.Traps.FastHeartbeat = c.Traps.FastHeartbeat || bug.On(bug.FastHeartbeat)
+	c.Traps.LooseCommit = c.Traps.LooseCommit || bug.On(bug.LooseCommit)
+	c.Traps.DeafPipeline = c.Traps.DeafPipeline || bug.On(bug.DeafPipeline)
+	return c
+}
+
 // New returns a network whose choices come from rng, which belongs to the network from now on.
 func New(rng *rand.Rand, cfg Config) *Net {
 	n := &Net{
-		cfg: cfg.withDefaults(), runs: run.Owned("simnet"), wake: make(chan struct{}, 1), began: clock.Monotonic(), rng: rng,
+		cfg: cfg.withDefaults().withBugs(), runs: run.Owned("simnet"), wake: make(chan struct{}, 1), began: clock.Monotonic(), rng: rng,
 		hosts: map[string]*Host{}, where: map[key]string{}, paths: map[way]Path{}, cut: map[way]bool{}, last: map[way]time.Duration{},
 	}
 	n.runs.Go("deliver", n.deliver)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/tidemarkhq/tidemark/internal/bug"
 	"github.com/tidemarkhq/tidemark/internal/failpoint"
 	"github.com/tidemarkhq/tidemark/internal/fsx"
 	"github.com/tidemarkhq/tidemark/proto/errs"
@@ -350,6 +351,9 @@ func (s *StableStore) write(writes []stableWrite) error {
 		}
 	}
 	failpoint.Hit("raftgroup/stable/written")
+	if bug.On(bug.ForgetVote) {
+		return nil
+	}
 	if err := s.file.Sync(); err != nil {
 		return fmt.Errorf("sync stable store %s: %w", s.path, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 
+	"github.com/tidemarkhq/tidemark/internal/bug"
 	"github.com/tidemarkhq/tidemark/internal/failpoint"
 )
 
@@ -41,6 +42,9 @@ func (f stableSlot) SetUint64(key []byte, value uint64) error {
 	case keyCurrentTerm:
 		return f.change(func(r *record) { r.term = value })
 	case keyVoteTerm:
+		if bug.On(bug.SplitVote) {
+			return f.change(func(r *record) { r.voteTerm = value })
+		}
 		f.store.mu.Lock()
 		defer f.store.mu.Unlock()
 		if err := f.usableLocked(); err != nil {

@@ -166,7 +166,7 @@ func TestPlanIsReproducible(t *testing.T) {
 		}
 		return trace
 	}
-	if run() != run() {
+	if first, second := run(), run(); first != second {
 		t.Fatal("two runs with one seed differ")
 	}
 }
