@@ -361,7 +361,11 @@ func (e *Endpoint) install(ctx context.Context) {
 				continue
 			}
 			resp, err := i.InstallSnapshot(m.Body.(*raft.InstallSnapshotRequest), bytes.NewReader(m.State))
-			e.answer(m, resp, err)
+			if err != nil {
+				e.answer(m, nil, err)
+				continue
+			}
+			e.answer(m, resp, nil)
 		case <-ctx.Done():
 			return
 		}

@@ -111,6 +111,16 @@ func (s *snapshotStore) List() ([]*raft.SnapshotMeta, error) {
 	return slices.Clone(s.metas), nil
 }
 
+// newest is the newest sound snapshot, or nil.
+func (s *snapshotStore) newest() *raft.SnapshotMeta {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.metas) == 0 {
+		return nil
+	}
+	return s.metas[0]
+}
+
 // Open implements raft.SnapshotStore.
 func (s *snapshotStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	meta, state, err := s.read(id)

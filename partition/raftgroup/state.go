@@ -78,12 +78,16 @@ const (
 // StateGroup is a replicated state machine.
 type StateGroup struct {
 	cfg   StateConfig
-	group *Group
 	log   StateLog
 	fsm   *stateFSM
 	waits *waits
 
 	snapshots *snapshotStore
+
+	// group is another one after a snapshot of the leader was installed.
+	group atomic.Pointer[Group]
+	// life is held, one token, by whoever stops Raft or needs it to run on.
+	life chan struct{}
 
 	runs  *run.Group
 	due   chan struct{} // capacity 1: a snapshot is due
@@ -100,11 +104,11 @@ type StateGroup struct {
 // when the state on disk is damaged in a way that no crash explains.
 func OpenState(cfg StateConfig, sm StateMachine) (*StateGroup, error) {
 	cfg = cfg.withDefaults()
-	g := &StateGroup{cfg: cfg, runs: run.Owned("state group " + cfg.Name),
+	g := &StateGroup{cfg: cfg, runs: run.Owned("state group " + cfg.Name), life: make(chan struct{}, 1),
 		due: make(chan struct{}, 1), ended: make(chan struct{})}
-	parts, err := g.openParts(sm)
+	err := g.openParts(sm)
 	if err == nil {
-		err = g.startGroup(parts)
+		err = g.startGroup()
 	}
 	if err != nil {
 		if g.log != nil {
@@ -113,6 +117,9 @@ func OpenState(cfg StateConfig, sm StateMachine) (*StateGroup, error) {
 		return nil, fmt.Errorf("open state group %s: %w", cfg.Name, err)
 	}
 	g.runs.Go("snapshots", g.takeSnapshots)
+	if link, ok := cfg.Transport.(Link); ok {
+		link.Intercept(g)
+	}
 	return g, nil
 }
 
@@ -132,43 +139,41 @@ func (c StateConfig) withDefaults() StateConfig {
 	return c
 }
 
-// openParts opens log and snapshots, makes them agree, and restores the state machine.
-func (g *StateGroup) openParts(sm StateMachine) (Parts, error) {
+// openParts opens log and snapshots.
+func (g *StateGroup) openParts(sm StateMachine) error {
 	var session [8]byte
 	if _, err := rand.Read(session[:]); err != nil {
-		return Parts{}, err
+		return err
 	}
 	g.waits = newWaits(binary.LittleEndian.Uint64(session[:]), maxProposals)
+	g.fsm = &stateFSM{sm: sm, waits: g.waits, metrics: g.cfg.Metrics, applied: g.applied}
+	// A power cut must not take the name of the directory, and all in it, after something was acknowledged.
+	if err := errors.Join(g.cfg.FS.MkdirAll(g.cfg.Dir, 0o700), g.cfg.FS.SyncDir(filepath.Dir(g.cfg.Dir))); err != nil {
+		return err
+	}
 	if err := g.openLog(); err != nil {
-		return Parts{}, err
+		return err
 	}
 	_, last, err := ends(g.log)
 	if err != nil {
-		return Parts{}, err
+		return err
 	}
 	snapshots, damaged, err := openSnapshots(g.cfg.FS, filepath.Join(g.cfg.Dir, "snapshots"), g.cfg.Logger, g.cfg.Metrics)
 	if err != nil {
-		return Parts{}, err
+		return err
 	}
 	g.snapshots = snapshots
-	g.fsm = &stateFSM{sm: sm, waits: g.waits, metrics: g.cfg.Metrics, applied: g.applied}
-	newest, err := restoreNewest(snapshots, g.fsm)
-	if err != nil {
-		return Parts{}, err
-	}
+	newest := snapshots.newest()
 	if newest == nil && damaged > 0 && last == 0 {
-		return Parts{}, fmt.Errorf("no sound snapshot is left: %w", ErrCorrupt)
+		return fmt.Errorf("no sound snapshot is left: %w", ErrCorrupt)
 	}
 	// A snapshot has its name only when it is whole on disk, and the log may have been dropped for it.
 	// What it held must be in the log or in a newer one.
 	if snapshots.lost > last && (newest == nil || snapshots.lost > newest.Index) {
-		return Parts{}, fmt.Errorf("the snapshot at entry %d is damaged, and the log ends at entry %d: %w; "+
+		return fmt.Errorf("the snapshot at entry %d is damaged, and the log ends at entry %d: %w; "+
 			"replace this replica, or restore its directory", snapshots.lost, last, ErrCorrupt)
 	}
-	if err := reconcile(g.log, newest); err != nil {
-		return Parts{}, err
-	}
-	return Parts{FSM: g.fsm, Logs: g.log, Stable: g.cfg.Stable, Snapshots: snapshots, Transport: g.cfg.Transport}, nil
+	return nil
 }
 
 func (g *StateGroup) openLog() error {
@@ -185,27 +190,35 @@ func (g *StateGroup) openLog() error {
 	return nil
 }
 
-func restoreNewest(snapshots *snapshotStore, fsm *stateFSM) (*raft.SnapshotMeta, error) {
-	metas, err := snapshots.List()
+// restore gives the state machine the newest snapshot, and makes the log agree with it.
+func (g *StateGroup) restore() error {
+	newest := g.snapshots.newest()
+	if newest == nil {
+		if err := g.fsm.restart(0, nil); err != nil {
+			return err
+		}
+		return reconcile(g.log, nil)
+	}
+	_, state, err := g.snapshots.read(newest.ID)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if len(metas) == 0 {
-		return nil, fsm.sm.Restore(nil)
+	if err := g.fsm.restart(newest.Index, state); err != nil {
+		return err
 	}
-	meta, state, err := snapshots.Open(metas[0].ID)
-	if err != nil {
-		return nil, err
-	}
-	fsm.done.reach(meta.Index)
-	return meta, fsm.Restore(state)
+	return reconcile(g.log, newest)
 }
 
-func (g *StateGroup) startGroup(parts Parts) error {
+// startGroup starts Raft from what is on disk.
+func (g *StateGroup) startGroup() error {
+	if err := g.restore(); err != nil {
+		return err
+	}
 	cfg := Config{
 		Name: g.cfg.Name, ID: g.cfg.ID, Timing: g.cfg.Timing, Logger: g.cfg.Logger, Metrics: g.cfg.Metrics,
 		OnFailure: g.cfg.OnFailure, Watchdog: g.cfg.Watchdog, trailing: trailingState,
 	}
+	parts := Parts{FSM: g.fsm, Logs: g.log, Stable: g.cfg.Stable, Snapshots: g.snapshots, Transport: g.cfg.Transport}
 	if len(g.cfg.Voters) > 0 {
 		if err := g.bootstrapOnce(cfg, parts); err != nil {
 			return err
@@ -215,7 +228,7 @@ func (g *StateGroup) startGroup(parts Parts) error {
 	if err != nil {
 		return err
 	}
-	g.group = group
+	g.group.Store(group)
 	group.OnLeadership(func(term uint64, leading bool) {
 		if !leading {
 			g.waits.fail(term, errs.Unknown(errs.RequestTimedOut, "the leadership ended before the command was known to be applied"))
@@ -289,7 +302,7 @@ func (g *StateGroup) propose(ctx context.Context, command []byte) (any, error) {
 	}
 	// Whoever adds leadership transfers must refuse proposals before the transfer begins: Raft refuses them
 	// through the future alone, and the waiter would stay until the term ends.
-	g.group.Raft().Apply(encodeEnvelope(w.id, command), 0)
+	g.Group().Raft().Apply(encodeEnvelope(w.id, command), 0)
 	select {
 	case a := <-w.answer:
 		return a.result, a.err
@@ -300,7 +313,7 @@ func (g *StateGroup) propose(ctx context.Context, command []byte) (any, error) {
 }
 
 func (g *StateGroup) notLeading() error {
-	if err := g.group.Err(); err != nil {
+	if err := g.Group().Err(); err != nil {
 		return errs.Errorf(errs.KafkaStorageError, "%s stopped after a storage error: %v", g.cfg.Name, err)
 	}
 	return errs.Errorf(errs.NotLeaderOrFollower, "this replica does not lead %s", g.cfg.Name)
@@ -318,13 +331,13 @@ func (g *StateGroup) Read(ctx context.Context) error {
 	if !ok {
 		return g.notLeading()
 	}
-	if g.group.soleVoter() {
+	if g.Group().soleVoter() {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, proposeLimit)
 	defer cancel()
-	committed := g.group.Raft().CommitIndex()
-	if err := g.group.Confirm(ctx, term); err != nil {
+	committed := g.Group().Raft().CommitIndex()
+	if err := g.Group().Confirm(ctx, term); err != nil {
 		return fmt.Errorf("read from %s: %w", g.cfg.Name, err)
 	}
 	return g.awaitApplied(ctx, term, committed)
@@ -348,7 +361,7 @@ func (g *StateGroup) awaitApplied(ctx context.Context, term, index uint64) error
 		case <-moved:
 		case <-g.ended:
 			return g.notLeading()
-		case <-g.group.Failed():
+		case <-g.Group().Failed():
 			return g.notLeading()
 		case <-ctx.Done():
 			return errs.Errorf(errs.RequestTimedOut, "read from %s: command %d was not applied in time: %w", g.cfg.Name, last, ctx.Err())
@@ -374,10 +387,10 @@ func (g *StateGroup) lastCommand(index uint64) (uint64, error) {
 }
 
 // Leading returns the term in which this replica leads.
-func (g *StateGroup) Leading() (term uint64, ok bool) { return g.group.LeadsIn() }
+func (g *StateGroup) Leading() (term uint64, ok bool) { return g.Group().LeadsIn() }
 
-// Group is the Raft group underneath.
-func (g *StateGroup) Group() *Group { return g.group }
+// Group is the Raft group underneath. It is another one after the leader's snapshot was installed here.
+func (g *StateGroup) Group() *Group { return g.group.Load() }
 
 // applied runs on Raft's FSM goroutine.
 func (g *StateGroup) applied(bytes int) {
@@ -424,7 +437,11 @@ func (g *StateGroup) takeSnapshots(ctx context.Context) {
 
 // Snapshot writes a snapshot now and drops the log before it.
 func (g *StateGroup) Snapshot() error {
-	err := g.group.Raft().Snapshot().Error()
+	if !g.hold() {
+		return raft.ErrRaftShutdown
+	}
+	defer g.free()
+	err := g.Group().Raft().Snapshot().Error()
 	if errors.Is(err, raft.ErrNothingNewToSnapshot) {
 		return nil
 	}
@@ -434,23 +451,44 @@ func (g *StateGroup) Snapshot() error {
 	return g.trim()
 }
 
+// hold keeps Raft from being stopped until free; false means that the group has ended.
+func (g *StateGroup) hold() bool {
+	select {
+	case g.life <- struct{}{}:
+	case <-g.ended:
+		return false
+	}
+	select {
+	case <-g.ended:
+		g.free()
+		return false
+	default:
+		return true
+	}
+}
+
+func (g *StateGroup) free() { <-g.life }
+
 // trim drops the entries that Raft keeps behind a snapshot, where few of them are so large that the
 // log would stay above its bound. A follower that needs them gets the snapshot.
 func (g *StateGroup) trim() error {
-	if g.log.Size() <= 4*g.cfg.SnapshotBytes {
+	newest := g.snapshots.newest()
+	if newest == nil || g.log.Size() <= 4*g.cfg.SnapshotBytes {
 		return nil
 	}
-	metas, err := g.snapshots.List()
-	if err != nil || len(metas) == 0 {
-		return err
-	}
-	return fencedLog{g.log, g.group.fence}.DeleteRange(1, metas[0].Index)
+	return fencedLog{g.log, g.Group().fence}.DeleteRange(1, newest.Index)
 }
 
 // Stop stops the group and closes its files. After an error Raft may still use them.
 func (g *StateGroup) Stop(ctx context.Context) error {
 	g.stop.Do(func() { close(g.ended) })
-	if err := g.group.Stop(ctx); err != nil {
+	select {
+	case g.life <- struct{}{}:
+		defer g.free()
+	case <-ctx.Done():
+		return fmt.Errorf("stop state group %s: a snapshot is still being taken or installed: %w", g.cfg.Name, ctx.Err())
+	}
+	if err := g.Group().Stop(ctx); err != nil {
 		return err
 	}
 	if err := g.runs.StopWithin(ctx); err != nil {

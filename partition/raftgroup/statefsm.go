@@ -2,6 +2,7 @@ package raftgroup
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -75,17 +76,16 @@ func (m *stateFSM) Snapshot() (raft.FSMSnapshot, error) {
 	return stateSnapshot(state), nil
 }
 
-// Restore implements raft.FSM.
+// Restore implements raft.FSM. Raft never calls it: it finds the state restored at its start, and the leader's
+// snapshots do not reach it.
 func (m *stateFSM) Restore(r io.ReadCloser) error {
-	defer r.Close()
-	state, err := io.ReadAll(io.LimitReader(r, maxSnapshotBytes+1))
-	if err != nil {
-		return err
-	}
-	if len(state) > maxSnapshotBytes {
-		return fmt.Errorf("snapshot is above %d bytes", maxSnapshotBytes)
-	}
-	return m.sm.Restore(state)
+	return errors.Join(errors.New("raft restores no state machine here"), r.Close())
+}
+
+// restart replaces the state by a snapshot that ends at index.
+func (m *stateFSM) restart(index uint64, snapshot []byte) error {
+	m.done.restart(index)
+	return m.sm.Restore(snapshot)
 }
 
 // progress is up to which index commands are applied.
@@ -103,6 +103,13 @@ func (p *progress) reach(index uint64) {
 		close(p.moved)
 		p.moved = nil
 	}
+}
+
+// restart goes back to index, from where all is applied again.
+func (p *progress) restart(index uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.index = index
 }
 
 // now is where it stands, and a channel that is closed when that changes.
