@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/tidemarkhq/tidemark/broker/controller"
+	"github.com/tidemarkhq/tidemark/internal/check"
 	"github.com/tidemarkhq/tidemark/partition"
 	"github.com/tidemarkhq/tidemark/proto/errs"
 	"github.com/tidemarkhq/tidemark/proto/record"
@@ -26,13 +28,11 @@ type target struct {
 	retains bool // log start moves by itself
 	volatil bool // a power cut may take what was not said to be durable
 
+	sources []*attacker
+
 	mu       sync.Mutex
-	acked    map[record.Offset]string // guarded by mu
-	durable  map[record.Offset]bool   // guarded by mu; said to be on disk
-	refused  map[string]bool          // guarded by mu; said to be not done
-	start    record.Offset            // guarded by mu; highest log start seen
-	mayStart record.Offset            // guarded by mu; highest log start asked for
-	sources  []*attacker
+	ops      []*check.Op   // guarded by mu; what was done and what the checker has to know of earlier rounds
+	mayStart record.Offset // guarded by mu; highest log start asked for
 }
 
 // attacker is a producer that survives the broker. Numbered ones repeat what has no answer, others
@@ -46,6 +46,7 @@ type attacker struct {
 	next   int           // the first value without an answer
 	seq    int32         // of that value
 	expect record.Offset // guarded: of the attempt without an answer; -1: none
+	open   []*check.Op   // guarded: attempts at that value, without an answer
 }
 
 func (a *attacker) value(i, size int) string {
@@ -67,19 +68,52 @@ func (a *attacker) batch(i int, seq int32, size int) []byte {
 
 func id(value string) string { name, _, _ := strings.Cut(value, "|"); return name }
 
-func (g *target) ack(value string, a partition.Appended) {
+var begun = time.Now()
+
+func now() int64 { return int64(time.Since(begun)) }
+
+func (g *target) key() check.Key { return check.Key{Topic: g.name} }
+
+// record adds an operation and returns it. Those of all targets are on one clock.
+func (g *target) record(op check.Op) *check.Op {
+	op.Key, op.Complete = g.key(), now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.acked[a.BaseOffset] = id(value)
-	if a.Durable {
-		g.durable[a.BaseOffset] = true
-	}
+	g.ops = append(g.ops, &op)
+	return &op
 }
 
-func (g *target) refuse(value string) {
+// sent records what became of one attempt at value i. Whoever sends something only once, or under a
+// number, finds it there once, and behind what it sent before.
+func (g *target) sent(a *attacker, i int, seq int32, invoke int64, done partition.Appended, err error) *check.Op {
+	op := check.Op{
+		Kind: check.Send, Process: a.name, Invoke: invoke, Outcome: check.OK,
+		Records:  []check.Record{{Offset: int64(done.BaseOffset), Value: id(a.value(i, 0))}},
+		Producer: &check.Producer{ID: a.pid, Seq: seq, Idempotent: true},
+	}
+	if a.pid < 0 {
+		op.Producer.Seq = -1
+	}
+	switch {
+	case err == nil:
+		op.Weak = g.volatil && !done.Durable
+		return g.record(op)
+	case errs.OutcomeUnknown(err):
+		op.Outcome = check.Unknown
+	default:
+		op.Outcome = check.Fail
+	}
+	op.Records[0].Offset, op.Error = check.NoOffset, err.Error()
+	return g.record(op)
+}
+
+// refuse says that no attempt at the open value was done or will be.
+func (g *target) refuse(a *attacker) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.refused[id(value)] = true
+	for _, op := range a.open {
+		op.Outcome, op.Complete = check.Fail, max(op.Complete, op.Invoke)
+	}
 }
 
 // attack produces until ctx ends or the replica is gone.
@@ -101,16 +135,17 @@ func (g *target) attack(ctx context.Context, h *house, a *attacker) error {
 // burst keeps five in flight.
 func (g *target) burst(ctx context.Context, h *house, a *attacker) error {
 	var flight []*partition.Pending
-	first := a.next
-	for k := range 5 {
-		value := a.value(first+k, g.size)
+	var invoked [5]int64
+	first, seq := a.next, a.seq
+	for k := range invoked {
+		invoked[k] = now()
 		p, err := h.m.Produce(ctx, g.name, 0, partition.Append{Batch: a.batch(first+k, a.seq+int32(k), g.size), Acks: a.acks, Enqueue: 50 * time.Millisecond})
 		if err != nil {
 			if errs.OutcomeUnknown(err) {
-				return fmt.Errorf("%s: Produce itself answers with an unknown outcome: %w", value[:20], err)
+				return fmt.Errorf("%s: Produce itself answers with an unknown outcome: %w", id(a.value(first+k, 0)), err)
 			}
+			g.sent(a, first+k, seq+int32(k), invoked[k], partition.Appended{}, err)
 			if a.pid < 0 {
-				g.refuse(value)
 				a.next++
 			}
 			break
@@ -122,21 +157,19 @@ func (g *target) burst(ctx context.Context, h *house, a *attacker) error {
 	}
 	open := false
 	for k, p := range flight {
-		value := a.value(first+k, g.size)
+		value := id(a.value(first+k, 0))
 		done, err := p.Result(context.Background())
+		g.sent(a, first+k, seq+int32(k), invoked[k], done, err)
 		switch {
 		case err == nil:
-			g.ack(value, done)
 			if a.pid >= 0 && open {
-				return fmt.Errorf("%s was appended, and one before it was not", id(value))
+				return fmt.Errorf("%s was appended, and one before it was not", value)
 			}
 			if a.pid >= 0 {
 				a.next, a.seq = first+k+1, a.seq+1
 			}
-		case a.pid < 0 && !errs.OutcomeUnknown(err):
-			g.refuse(value)
 		case a.pid >= 0 && errs.CodeOf(err) == errs.OutOfOrderSequenceNumber && !open:
-			return fmt.Errorf("%s: %w", id(value), err)
+			return fmt.Errorf("%s: %w", value, err)
 		default:
 			open = true
 		}
@@ -146,7 +179,7 @@ func (g *target) burst(ctx context.Context, h *house, a *attacker) error {
 
 // guardedOnce makes one conditional append, the same again where the last had no answer.
 func (g *target) guardedOnce(ctx context.Context, h *house, a *attacker) error {
-	value := a.value(a.next, g.size)
+	value := id(a.value(a.next, 0))
 	again := a.expect >= 0
 	if !again {
 		r, err := h.m.Find(g.name, 0)
@@ -155,24 +188,25 @@ func (g *target) guardedOnce(ctx context.Context, h *house, a *attacker) error {
 		}
 		a.expect = r.View().LogEnd
 	}
+	invoke := now()
 	p, err := h.m.Produce(ctx, g.name, 0, partition.Append{Batch: a.batch(a.next, a.seq, g.size), Acks: a.acks, Conditional: true, Expect: a.expect})
 	if err != nil {
+		g.sent(a, a.next, a.seq, invoke, partition.Appended{}, err)
 		if !again {
-			g.refuse(value)
 			a.next, a.expect = a.next+1, -1
 		}
 		return nil
 	}
 	done, err := p.Result(context.Background())
+	a.open = append(a.open, g.sent(a, a.next, a.seq, invoke, done, err))
 	switch {
 	case err == nil && done.BaseOffset != a.expect:
-		return fmt.Errorf("%s expected the end at %d and was appended at %d", id(value), a.expect, done.BaseOffset)
+		return fmt.Errorf("%s expected the end at %d and was appended at %d", value, a.expect, done.BaseOffset)
 	case err == nil:
-		g.ack(value, done)
-		a.next, a.seq, a.expect = a.next+1, a.seq+1, -1
+		a.next, a.seq, a.expect, a.open = a.next+1, a.seq+1, -1, nil
 	case errs.CodeOf(err) == errs.ExpectationFailed, !again && !errs.OutcomeUnknown(err):
-		g.refuse(value)
-		a.next, a.expect = a.next+1, -1
+		g.refuse(a)
+		a.next, a.expect, a.open = a.next+1, -1, nil
 	}
 	return nil
 }
@@ -189,11 +223,11 @@ func (g *target) trim(ctx context.Context, h *house, rng *rand.Rand) {
 		to := v.LogStart + record.Offset(rng.Int64N(int64(v.HighWatermark-v.LogStart)+1))
 		g.mayStart = max(g.mayStart, to)
 		g.mu.Unlock()
-		if at, err := r.Trim(ctx, to); err == nil {
-			g.mu.Lock()
-			g.start = max(g.start, at)
-			g.mu.Unlock()
+		op := check.Op{Kind: check.Trim, Process: "trim", Invoke: now(), Outcome: check.OK, Offset: int64(to)}
+		if _, err := r.Trim(ctx, to); err != nil {
+			op.Outcome, op.Error = check.Unknown, err.Error()
 		}
+		g.record(op)
 		select {
 		case <-ctx.Done():
 		case <-time.After(time.Duration(rng.IntN(20)) * time.Millisecond):
@@ -201,8 +235,9 @@ func (g *target) trim(ctx context.Context, h *house, rng *rand.Rand) {
 	}
 }
 
-// check reads everything and compares. cut says that the power was cut, not only the process killed.
-func (g *target) check(h *house, cut bool) error {
+// check reads everything and has it judged with all that was done before. cut says that the power was
+// cut, not only the process killed.
+func (g *target) check(h *house, cut bool) (*check.Report, error) {
 	var r *partition.Replica
 	waitFor(h.t, func() bool {
 		var err error
@@ -211,90 +246,96 @@ func (g *target) check(h *house, cut bool) error {
 	})
 	release := r.Hold(1) // what is being compared stays
 	defer release()
+	final := check.Op{Kind: check.Final, Process: "final", Invoke: now(), Outcome: check.OK}
 	if err := r.Linearize(context.Background()); err != nil {
-		return err
+		return nil, err
 	}
 	v := r.View()
-	found, at := map[string]record.Offset{}, map[record.Offset]string{}
+	if !g.retains && v.LogStart > g.mayStart {
+		return nil, fmt.Errorf("log start %d, and nobody asked for more than %d", v.LogStart, g.mayStart)
+	}
+	var err error
+	if final.Records, err = readAll(r, v); err != nil {
+		return nil, err
+	}
+	start := g.record(check.Op{Kind: check.LogStart, Process: "final", Invoke: final.Invoke, Outcome: check.OK, Offset: int64(v.LogStart)})
+	final.Offset, final.End = int64(v.LogStart), int64(v.HighWatermark)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.volatil && cut {
+		g.takeLocked()
+	}
+	final.Key, final.Complete = g.key(), now()
+	g.ops = append(g.ops, &final)
+	report := check.Check(g.historyLocked())
+	g.pruneLocked(&final, start)
+	return report, report.Err(nil)
+}
+
+// readAll reads all records. Offsets are dense.
+func readAll(r *partition.Replica, v partition.View) (list []check.Record, err error) {
 	next := v.LogStart
 	for next < v.HighWatermark {
 		batches, _, err := r.Read(next, 1<<20)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if len(batches) == 0 {
-			return fmt.Errorf("nothing at offset %d below the high watermark %d", next, v.HighWatermark)
+			return nil, fmt.Errorf("nothing at offset %d below the high watermark %d", next, v.HighWatermark)
 		}
 		for _, b := range batches {
 			for rec, err := range b.Records(0) {
 				if err != nil {
-					return err
+					return nil, err
 				}
 				if rec.Offset < next {
 					continue
 				}
-				name := id(string(rec.Value))
 				if rec.Offset != next {
-					return fmt.Errorf("offset %d follows %d", rec.Offset, next-1)
+					return nil, fmt.Errorf("offset %d follows %d", rec.Offset, next-1)
 				}
-				if before, twice := found[name]; twice {
-					return fmt.Errorf("%s is at offsets %d and %d", name, before, next)
-				}
-				found[name], at[next] = next, name
+				list = append(list, check.Record{Offset: int64(next), Value: id(string(rec.Value))})
 				next++
 			}
 		}
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for name := range g.refused {
-		if o, ok := found[name]; ok {
-			return fmt.Errorf("%s was refused, and is at offset %d", name, o)
-		}
-	}
-	if v.LogStart < g.start {
-		return fmt.Errorf("log start went back from %d to %d", g.start, v.LogStart)
-	}
-	if !g.retains && v.LogStart > g.mayStart {
-		return fmt.Errorf("log start %d, and nobody asked for more than %d", v.LogStart, g.mayStart)
-	}
-	g.start = v.LogStart
-	for o, name := range g.acked {
-		switch {
-		case o < v.LogStart:
-		case at[o] == name:
-			continue
-		case g.volatil && cut && !g.durable[o]:
-		default:
-			return fmt.Errorf("%s was acknowledged at offset %d, there is %q; log [%d,%d)", name, o, at[o], v.LogStart, v.HighWatermark)
-		}
-		delete(g.acked, o)
-		delete(g.durable, o)
-	}
-	return g.ordered(at, v)
+	return list, nil
 }
 
-// ordered checks that the values of each numbered producer are there in their order, without a gap.
-func (g *target) ordered(at map[record.Offset]string, v partition.View) error {
-	last := map[string]int{}
-	for o := v.LogStart; o < v.HighWatermark; o++ {
-		cutAt := strings.LastIndexByte(at[o], '-')
-		name := at[o][:cutAt]
-		n, err := strconv.Atoi(at[o][cutAt+1:])
-		if err != nil {
-			return err
-		}
-		for _, a := range g.sources {
-			if a.name != name || a.pid < 0 {
-				continue
-			}
-			if before, seen := last[name]; seen && (n <= before || !a.guarded && n != before+1) {
-				return fmt.Errorf("%s follows %s-%d", at[o], name, before)
-			}
-			last[name] = n
+// takeLocked forgets what a power cut may take: what was acknowledged as not durable,
+// and what was read in earlier rounds.
+func (g *target) takeLocked() {
+	g.ops = slices.DeleteFunc(g.ops, func(op *check.Op) bool { return op.Kind == check.Final })
+	for _, op := range g.ops {
+		if op.Weak {
+			op.Outcome = check.Unknown
 		}
 	}
-	return nil
+}
+
+// historyLocked is what the checker is to see. What was not durable is as good as durable as
+// long as the power stays on.
+func (g *target) historyLocked() *check.History {
+	h := &check.History{Header: check.Header{Suite: g.name}}
+	for _, op := range g.ops {
+		seen := *op
+		seen.Weak = false
+		h.Ops = append(h.Ops, seen)
+	}
+	return h
+}
+
+// pruneLocked keeps what the next round is judged by: what was found just now, and sends that may be there. One that
+// was refused and is found after all is then a record that nobody sent.
+func (g *target) pruneLocked(final, start *check.Op) {
+	g.ops = slices.DeleteFunc(g.ops, func(op *check.Op) bool {
+		switch op.Kind {
+		case check.Send:
+			return op.Outcome == check.Fail || op.Outcome == check.OK && op.Records[0].Offset < final.Offset
+		default:
+			return op != final && op != start
+		}
+	})
 }
 
 func newTargets() []*target {
@@ -328,9 +369,6 @@ func newTargets() []*target {
 			sources: []*attacker{plain("plain", partition.AcksAll), plain("leader", partition.AcksLeader)},
 		},
 	}
-	for _, g := range list {
-		g.acked, g.durable, g.refused = map[record.Offset]string{}, map[record.Offset]bool{}, map[string]bool{}
-	}
 	return list
 }
 
@@ -358,7 +396,7 @@ func TestNothingIsLostDoubledOrMadeUpWhateverStopsTheBroker(t *testing.T) {
 	for _, g := range targets { // until it is formed
 		waitFor(t, func() bool { r, err := h.m.Find(g.name, 0); return err == nil && r.View().Leader })
 	}
-	acked := 0
+	total := tally{result: check.Result{Suite: "attack", Seed: seed, Runs: 1, Verdict: check.Pass, Counts: map[check.Anomaly]int64{}, Saw: map[string]int64{}}}
 	for round := range rounds {
 		mode := rng.IntN(5)
 		if mode < 4 {
@@ -368,17 +406,60 @@ func TestNothingIsLostDoubledOrMadeUpWhateverStopsTheBroker(t *testing.T) {
 		cut := h.halt(rng, mode)
 		h.reopen()
 		for _, g := range targets {
-			acked += len(g.acked)
-			if err := g.check(h, cut); err != nil {
+			total.sends(g.ops)
+			report, err := g.check(h, cut)
+			total.add(report)
+			if err != nil {
+				t.Log(total.result)
 				t.Fatalf("round %d, stopped by %d: %s: %v\n%s", round, mode, g.name, err, h.logged)
 			}
 		}
+		total.counted = now()
 		if err := h.m.Trouble(); err != nil {
 			t.Fatalf("round %d, stopped by %d: %v\n%s", round, mode, err, h.logged)
 		}
 	}
 	h.must(h.close())
-	t.Logf("%d rounds, %d acknowledged records compared", rounds, acked)
+	t.Log(total.result)
+	for _, name := range []string{check.SawAcked, check.SawUnknown, check.SawFailed, check.Checked(check.Lost), check.Checked(check.DuplicateIdempotent),
+		check.Checked(check.SequenceGap), check.Checked(check.SendNonmonotonic), check.Checked(check.RealtimeOrder), check.Checked(check.LogStartRegress), check.SawTrimmed} {
+		if total.result.Saw[name] == 0 {
+			t.Errorf("FAIL: vacuous: %s=0", name)
+		}
+	}
+}
+
+// tally sums the rounds up. A round is judged with what is left of those before it, so that sends
+// are counted when they are new.
+type tally struct {
+	result  check.Result
+	counted int64 // until then
+}
+
+func (s *tally) sends(ops []*check.Op) {
+	names := map[check.Outcome]string{check.OK: check.SawAcked, check.Unknown: check.SawUnknown, check.Fail: check.SawFailed}
+	for _, op := range ops {
+		if op.Kind == check.Send && op.Complete > s.counted {
+			s.result.Saw[names[op.Outcome]]++
+		}
+	}
+}
+
+func (s *tally) add(r *check.Report) {
+	if r == nil {
+		s.result.Verdict = check.Failed
+		return
+	}
+	for a, n := range r.Counts {
+		s.result.Counts[a] += n
+	}
+	for a, n := range r.Checked {
+		s.result.Saw[check.Checked(a)] += n
+	}
+	s.result.Saw[check.SawTrimmed] += r.Saw[check.SawTrimmed]
+	if r.Err(nil) != nil {
+		s.result.Verdict = check.Failed
+	}
 }
 
 // halt stops the broker: 0 and 1 cut the power and tear what was not synced, 2 cuts it without

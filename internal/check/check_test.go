@@ -194,6 +194,7 @@ var examples = []example{
 
 	{"the log start goes back", LogStartRegress, []Op{at(1, 2, logStart(5)), at(3, 4, logStart(4))}, nil},
 	{"the log start is below an acknowledged trim", LogStartRegress, []Op{at(1, 2, trim(5)), at(3, 4, logStart(4))}, nil},
+	{"a final read begins below an acknowledged trim", LogStartRegress, []Op{at(1, 2, send("0:a 1:b")), at(3, 4, trim(1)), at(5, 6, final(0, 2, "0:a 1:b"))}, nil},
 	{"the log start is below a trim of unknown outcome", none, []Op{at(1, 2, unknown(trim(5))), at(3, 4, logStart(4))}, nil},
 	{"the log start is below a later trim", none, []Op{at(1, 3, trim(5)), at(2, 4, logStart(4))}, nil},
 

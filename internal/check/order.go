@@ -82,7 +82,7 @@ func top(list []standing, t int64) *standing {
 }
 
 // checkLogStart checks that the log start never goes back, as far as trims were acknowledged
-// and log starts were seen.
+// and log starts were seen. A final read says that it is not above what was read.
 func (p *partition) checkLogStart() {
 	var list []standing
 	for _, op := range p.starts {
@@ -96,9 +96,9 @@ func (p *partition) checkLogStart() {
 			list[i].offset, list[i].op = before.offset, before.op
 		}
 	}
-	for _, op := range p.starts {
+	for _, op := range append(slices.Clone(p.starts), p.finals...) {
 		before := top(list, op.Invoke)
-		if op.Kind != LogStart || before == nil || !op.strong() {
+		if op.Kind == Trim || before == nil || !op.strong() {
 			continue
 		}
 		p.report.Checked[LogStartRegress]++
