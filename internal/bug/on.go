@@ -24,8 +24,10 @@ func Names() []string { return slices.Clone(names[1:]) }
 
 var active atomic.Int64
 
-// TIDEMARK_BUG=name switches a bug on for a whole process.
-var _ = Set(os.Getenv("TIDEMARK_BUG"))
+// Variable is the name of the variable that switches a bug on for a whole process.
+const Variable = "TIDEMARK_BUG"
+
+var _ = Set(os.Getenv(Variable))
 
 // Set switches one bug on and all others off; "" is none. It panics for a name that it does not know.
 func Set(name string) bool {

@@ -18,6 +18,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/tidemarkhq/tidemark/internal/bug"
+	"github.com/tidemarkhq/tidemark/internal/failpoint"
 	"github.com/tidemarkhq/tidemark/internal/run"
 )
 
@@ -81,7 +83,8 @@ func Start(ctx context.Context, c Config) (*Broker, error) {
 func environment() []string {
 	var env []string
 	for _, kv := range os.Environ() {
-		if !strings.HasPrefix(kv, "TIDEMARK_") || strings.HasPrefix(kv, "TIDEMARK_FAILPOINT") {
+		name, _, _ := strings.Cut(kv, "=")
+		if !strings.HasPrefix(name, "TIDEMARK_") || name == failpoint.Variable || name == bug.Variable {
 			env = append(env, kv)
 		}
 	}

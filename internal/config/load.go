@@ -10,6 +10,9 @@ import (
 	"github.com/knadh/koanf/providers/confmap"
 	"github.com/knadh/koanf/providers/env/v2"
 	"github.com/knadh/koanf/v2"
+
+	"github.com/tidemarkhq/tidemark/internal/bug"
+	"github.com/tidemarkhq/tidemark/internal/failpoint"
 )
 
 const envPrefix = "TIDEMARK_"
@@ -17,7 +20,7 @@ const envPrefix = "TIDEMARK_"
 // ClientVariables are the variables of client commands, which a broker ignores.
 var ClientVariables = []string{
 	"TIDEMARK_BROKERS", "TIDEMARK_PROTOCOL", "TIDEMARK_CONTEXT", "TIDEMARK_CONFIG",
-	"TIDEMARK_DEV_PID", "TIDEMARK_ADMIN", "TIDEMARK_DATA", "TIDEMARK_FAILPOINT",
+	"TIDEMARK_DEV_PID", "TIDEMARK_ADMIN", "TIDEMARK_DATA",
 }
 
 // serviceLink matches what Kubernetes puts into every pod for a Service that is
@@ -172,7 +175,7 @@ func readEnv(environ []string, problems *problems) layer {
 		Prefix:      envPrefix,
 		EnvironFunc: func() []string { return environ },
 		TransformFunc: func(name, text string) (string, any) {
-			if slices.Contains(ClientVariables, name) || isServiceLink(name) {
+			if slices.Contains(ClientVariables, name) || isServiceLink(name) || name == failpoint.Variable || name == bug.Variable {
 				return "", nil
 			}
 			key := strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(name, envPrefix), "__", "."))

@@ -7,5 +7,8 @@
 // hold no hook.
 package failpoint
 
+// Variable is the name of the variable that arms a place; there is none in this build.
+const Variable = ""
+
 // Hit does nothing in this build.
 func Hit(string) {}

@@ -16,6 +16,9 @@ import (
 	"syscall"
 )
 
+// Variable is the name of the variable that arms a place.
+const Variable = "TIDEMARK_FAILPOINT"
+
 var (
 	name  string
 	left  atomic.Int64
@@ -24,7 +27,7 @@ var (
 )
 
 func arm() bool {
-	spec, ok := os.LookupEnv("TIDEMARK_FAILPOINT")
+	spec, ok := os.LookupEnv(Variable)
 	if !ok {
 		return false
 	}
