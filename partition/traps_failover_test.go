@@ -7,8 +7,6 @@ import (
 	"slices"
 	"testing"
 	"time"
-
-	"github.com/tidemarkhq/tidemark/internal/simnet"
 )
 
 // Probes of false failure hints: a follower campaigns, without a pre-vote, although its leader is well. That
@@ -46,41 +44,6 @@ func TestAFalseFailureHintLosesNothing(t *testing.T) {
 			})
 		})
 	}
-}
-
-// Everything at once, for ten virtual minutes: a network that delays, reorders, repeats, loses and is cut, false
-// hints, power cuts of one replica at a time.
-func TestThreeReplicasUnderFaults(t *testing.T) {
-	trapped(t, func(t *testing.T, c *trio, l *ledger, rng *rand.Rand) {
-		ctx, cancel := context.WithCancel(t.Context())
-		produced := make(chan struct{})
-		go func() { defer close(produced); l.produce(ctx, c, "p", 50*time.Millisecond) }()
-		for range rounds(60) {
-			c.net.HealAll()
-			c.net.SetDefault(simnet.Path{Delay: time.Millisecond})
-			switch victim := rng.IntN(3); rng.IntN(5) {
-			case 0:
-				c.net.SetDefault(simnet.Path{Jitter: 50 * time.Millisecond, Reorder: true, Duplicate: 0.1, Loss: 0.02})
-			case 1:
-				c.isolate(victim)
-			case 2:
-				c.net.CutOneWay(host(victim), host((victim+1)%3))
-			case 3:
-				c.campaign(victim)
-			case 4:
-				c.net.Host(host(victim)).Pause()
-				<-time.After(time.Duration(rng.IntN(8000)) * time.Millisecond)
-				c.net.Host(host(victim)).Resume()
-			}
-			<-time.After(time.Duration(rng.IntN(15000)) * time.Millisecond)
-		}
-		cancel()
-		<-produced
-		l.settle(c)
-		if s := c.net.Stats(); s.Lost == 0 || s.Duplicated == 0 {
-			t.Errorf("the network did nothing: %+v", s)
-		}
-	})
 }
 
 // rounds are fewer in a short run.

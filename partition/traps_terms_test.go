@@ -1,7 +1,6 @@
 package partition
 
 import (
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -42,18 +41,6 @@ func TestRequestsThatOutliveTheirTermTakeNoEffect(t *testing.T) {
 		l.settle(c)
 		t.Logf("%d requests outlived their term and were voided", c.voided(t))
 	})
-}
-
-// try appends and keeps the answer.
-func (l *ledger) try(ctx context.Context, r *Replica, value string, a Append) {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
-	defer cancel()
-	var got Appended
-	p, err := r.Append(ctx, a)
-	if err == nil {
-		got, err = p.Result(ctx)
-	}
-	l.note(value, got, err)
 }
 
 // pingPong has another replica take the leadership from old, and old take it back, as fast as they can.

@@ -41,6 +41,8 @@ func trapped(t *testing.T, f func(t *testing.T, c *trio, l *ledger, rng *rand.Ra
 
 // ledger is what producers were told.
 type ledger struct {
+	swap sync.Mutex // held while a replica of the trio is replaced
+
 	mu      sync.Mutex
 	acked   map[string]record.Offset // guarded by mu
 	failed  map[string]error         // guarded by mu; not done, for certain
@@ -77,17 +79,67 @@ func (l *ledger) lap() time.Duration {
 // produce appends values, one after the other, to whoever leads, until ctx ends.
 func (l *ledger) produce(ctx context.Context, c *trio, name string, pause time.Duration) {
 	for i := 0; ctx.Err() == nil; i++ {
-		for _, r := range c.at {
-			if !r.View().Leader {
-				continue
-			}
+		if r := l.leading(c); r != nil {
 			value := fmt.Sprint(name, "-", i)
-			i++
-			a, err := r.append(Append{Batch: batch(value)})
-			l.note(value, a, err)
+			l.try(context.Background(), r, value, Append{Batch: batch(value)})
 		}
 		<-time.After(pause)
 	}
+}
+
+// produceOnce appends values as an idempotent producer does: each is sent until it is acknowledged.
+func (l *ledger) produceOnce(ctx context.Context, c *trio, pid int64, pause time.Duration) {
+	for i := 0; ctx.Err() == nil; i++ {
+		value := fmt.Sprintf("%d/%d", pid, i)
+		for !l.acknowledged(value) && ctx.Err() == nil {
+			if r := l.leading(c); r != nil {
+				l.tryOnce(r, value, Append{Batch: numbered(pid, 0, int32(i), value)})
+			}
+			<-time.After(pause)
+		}
+	}
+}
+
+// leading is a replica that says that it leads, or nil.
+func (l *ledger) leading(c *trio) *Replica {
+	l.swap.Lock()
+	defer l.swap.Unlock()
+	for _, r := range c.at {
+		if r.Replica != nil && r.View().Leader {
+			return r.Replica
+		}
+	}
+	return nil
+}
+
+func (l *ledger) acknowledged(value string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, ok := l.acked[value]
+	return ok
+}
+
+// try appends and keeps the answer.
+func (l *ledger) try(ctx context.Context, r *Replica, value string, a Append) {
+	got, err := appendTo(ctx, r, a)
+	l.note(value, got, err)
+}
+
+// tryOnce keeps only an acknowledgement, because the batch is sent again otherwise: an earlier one may be there.
+func (l *ledger) tryOnce(r *Replica, value string, a Append) {
+	if got, err := appendTo(context.Background(), r, a); err == nil {
+		l.note(value, got, nil)
+	}
+}
+
+func appendTo(ctx context.Context, r *Replica, a Append) (Appended, error) {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	p, err := r.Append(ctx, a)
+	if err != nil {
+		return Appended{}, err
+	}
+	return p.Result(ctx)
 }
 
 // settle heals the network, waits until the replicas are equal, and holds what they have against the ledger.
@@ -163,18 +215,24 @@ func (c *trio) term() (term uint64) {
 }
 
 // kill ends a replica's process, and the machine's power with it.
-func (c *trio) kill(i int, rng *rand.Rand) {
+func (l *ledger) kill(c *trio, i int, rng *rand.Rand) {
+	l.swap.Lock()
+	defer l.swap.Unlock()
 	c.net.Host(host(i)).Crash()
 	c.disks[i] = c.disks[i].Reboot(rng, true)
 	_ = c.at[i].tryStop()
+	c.at[i].Replica = nil
 }
 
 // revive starts it again from what the disk holds.
-func (c *trio) revive(i int, opts ...option) {
+func (l *ledger) revive(c *trio, i int) {
 	c.t.Helper()
-	c.at[i] = newRig(c.t, c.disks[i], "/data", append(opts, func(r *rig) { c.member(r, i) })...)
-	c.at[i].cfg.Voters = nil
-	if err := c.at[i].tryStart(); err != nil {
-		c.t.Fatal(err)
+	l.swap.Lock()
+	defer l.swap.Unlock()
+	r := newRig(c.t, c.disks[i], "/data", func(r *rig) { c.member(r, i) })
+	r.cfg.Voters = nil
+	if err := r.tryStart(); err != nil {
+		c.t.Fatalf("replica %d does not start from what the disk kept: %v", i, err)
 	}
+	c.at[i] = r
 }

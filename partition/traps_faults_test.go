@@ -1,0 +1,66 @@
+package partition
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tidemarkhq/tidemark/internal/fsx/sim"
+	"github.com/tidemarkhq/tidemark/internal/simnet"
+)
+
+// Everything at once, for some virtual minutes: a network that delays, reorders, repeats, loses and is cut, false
+// hints, disks that are slow or hang, replicas that pause, and power cuts of one replica at a time.
+func TestThreeReplicasUnderFaults(t *testing.T) {
+	trapped(t, func(t *testing.T, c *trio, l *ledger, rng *rand.Rand) {
+		ctx, cancel := context.WithCancel(t.Context())
+		var producers sync.WaitGroup
+		producers.Go(func() { l.produce(ctx, c, "p", 150*time.Millisecond) })
+		producers.Go(func() { l.produceOnce(ctx, c, 1, 150*time.Millisecond) })
+		producers.Go(func() { l.produceOnce(ctx, c, 2, 170*time.Millisecond) })
+		for range rounds(40) {
+			end := l.fault(c, rng)
+			<-time.After(time.Duration(rng.IntN(15000)) * time.Millisecond)
+			end()
+		}
+		cancel()
+		producers.Wait()
+		l.settle(c)
+		if s := c.net.Stats(); s.Lost == 0 {
+			t.Errorf("the network did nothing: %+v", s)
+		}
+	})
+}
+
+// fault begins a fault, and returns what ends it.
+func (l *ledger) fault(c *trio, rng *rand.Rand) (end func()) {
+	victim := rng.IntN(3)
+	switch rng.IntN(8) {
+	case 0, 1:
+		c.net.SetDefault(simnet.Path{Jitter: 50 * time.Millisecond, Reorder: true, Duplicate: 0.1, Loss: 0.02})
+		return func() { c.net.SetDefault(simnet.Path{Delay: time.Millisecond}) }
+	case 2:
+		c.isolate(victim)
+		return c.net.HealAll
+	case 3:
+		c.net.CutOneWay(host(victim), host((victim+1)%3))
+		return c.net.HealAll
+	case 4:
+		c.campaign(victim)
+		return func() {}
+	case 5:
+		c.net.Host(host(victim)).Pause()
+		return c.net.Host(host(victim)).Resume
+	case 6:
+		if rng.IntN(2) == 0 {
+			return c.hangs(victim)
+		}
+		c.disks[victim].SetHook(sim.Plan(rand.New(rand.NewPCG(rng.Uint64(), 0)), sim.Rule{P: 0.3, Do: sim.Slow(0, time.Second)}))
+		return func() { c.disks[victim].SetHook(nil) }
+	default:
+		l.kill(c, victim, rng)
+		return func() { l.revive(c, victim) }
+	}
+}
