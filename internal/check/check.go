@@ -107,7 +107,7 @@ type partition struct {
 
 	sends, reads, finals, latest []*Op // by Invoke
 	starts                       []*Op // log starts asked for or seen, by Invoke
-	startsUpTo                   []int64
+	startsUpTo, startsNext       []int64
 
 	values  map[string]*value
 	ordered []*value // as they were first sent
@@ -211,18 +211,25 @@ func (p *partition) index() {
 	}
 }
 
-// indexStarts keeps how far the log start may have come by each time.
+// indexStarts keeps how far the log start may have come by each time, and where it is seen next.
 func (p *partition) indexStarts() {
-	top := int64(0)
-	for _, op := range p.starts {
+	p.startsUpTo, p.startsNext = make([]int64, len(p.starts)+1), make([]int64, len(p.starts)+1)
+	for i, op := range p.starts {
+		p.startsUpTo[i+1] = p.startsUpTo[i]
 		if op.Outcome != Fail {
-			top = max(top, op.Offset)
+			p.startsUpTo[i+1] = max(p.startsUpTo[i], op.Offset)
 		}
-		p.startsUpTo = append(p.startsUpTo, top)
+	}
+	for i := len(p.starts) - 1; i >= 0; i-- {
+		p.startsNext[i] = p.startsNext[i+1]
+		if op := p.starts[i]; op.Kind == LogStart && op.Outcome == OK {
+			p.startsNext[i] = op.Offset
+		}
 	}
 }
 
-// startAt is the highest log start that was possible at time t.
+// startAt is the highest log start that was possible at time t: one that was asked for or seen by then, or that
+// which is seen next, since retention may have moved it there long before.
 func (p *partition) startAt(t int64) int64 {
 	n, _ := slices.BinarySearchFunc(p.starts, t, func(op *Op, t int64) int {
 		if op.Invoke <= t {
@@ -230,10 +237,7 @@ func (p *partition) startAt(t int64) int64 {
 		}
 		return 1
 	})
-	if n == 0 {
-		return 0
-	}
-	return p.startsUpTo[n-1]
+	return max(p.startsUpTo[n], p.startsNext[n])
 }
 
 func (p *partition) indexSends() {

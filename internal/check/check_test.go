@@ -157,6 +157,8 @@ var examples = []example{
 	{"a poll of unknown outcome may have read", none, []Op{at(1, 2, send("0:a 1:b 2:c")), at(3, 4, poll("c", "0:a")), at(4, 5, unknown(poll("c", ""))), at(5, 6, poll("c", "2:c")), at(7, 8, final(0, 3, "0:a 1:b 2:c"))}, nil},
 	{"skipped records had been trimmed", none, []Op{at(1, 2, send("0:a 1:b 2:c")), at(3, 4, poll("c", "0:a")), at(4, 5, trim(2)), at(5, 6, poll("c", "2:c")), at(7, 8, final(2, 3, "2:c"))}, nil},
 	{"skipped records were trimmed after the poll", PollSkip, []Op{at(1, 2, send("0:a 1:b 2:c")), at(3, 4, poll("c", "0:a")), at(5, 6, poll("c", "2:c")), at(7, 8, trim(2)), at(9, 10, final(2, 3, "2:c"))}, nil},
+	{"skipped records fell to retention before anybody looked", none, []Op{at(1, 2, send("0:a 1:b 2:c")), at(3, 4, poll("c", "0:a")), at(5, 6, poll("c", "2:c")), at(7, 8, logStart(2)), at(9, 10, final(2, 3, "2:c"))}, nil},
+	{"skipped records fell to retention later", PollSkip, []Op{at(1, 2, send("0:a 1:b 2:c")), at(3, 4, poll("c", "0:a")), at(5, 6, poll("c", "2:c")), at(7, 8, logStart(0)), at(8, 9, logStart(2)), at(9, 10, final(2, 3, "2:c"))}, nil},
 	{"two consumers do not share a position", none, []Op{at(1, 2, send("0:a 1:b 2:c")), at(3, 4, poll("c", "0:a")), at(5, 6, poll("d", "2:c")), at(7, 8, final(0, 3, "0:a 1:b 2:c"))}, nil},
 
 	{"a consumer goes back", PollNonmonotonic, []Op{at(1, 2, send("0:a 1:b")), at(3, 4, poll("c", "0:a 1:b")), at(5, 6, poll("c", "0:a")), at(7, 8, final(0, 2, "0:a 1:b"))}, nil},
@@ -287,6 +289,7 @@ var factExamples = []example{
 	{"a term goes back", TermRegress, nil, []Fact{seen(Term, 1, Fact{Replica: "a", Term: 3}), seen(Term, 2, Fact{Replica: "a", Term: 2})}},
 	{"a term goes back over a restart", TermRegress, nil, []Fact{seen(Term, 1, Fact{Replica: "a", Term: 3}), seen(Term, 2, Fact{Replica: "a", Term: 2, Run: 1})}},
 	{"a vote in an older term", TermRegress, nil, []Fact{seen(Term, 1, Fact{Replica: "a", Term: 3}), seen(Vote, 2, Fact{Replica: "a", Term: 2, Candidate: "b"})}},
+	{"a replica that leads is told of late", none, nil, []Fact{seen(Term, 1, Fact{Replica: "a", Term: 3}), seen(Leader, 2, Fact{Replica: "a", Term: 2})}},
 	{"terms of two replicas", none, nil, []Fact{seen(Term, 1, Fact{Replica: "a", Term: 3}), seen(Term, 2, Fact{Replica: "b", Term: 2}), seen(Term, 3, Fact{Replica: "a", Term: 3})}},
 	{"a replica votes twice", VoteTwice, nil, []Fact{seen(Vote, 1, Fact{Replica: "a", Term: 2, Candidate: "b"}), seen(Vote, 2, Fact{Replica: "a", Term: 2, Candidate: "c", Run: 1})}},
 	{"a vote is repeated", none, nil, []Fact{seen(Vote, 1, Fact{Replica: "a", Term: 2, Candidate: "b"}), seen(Vote, 2, Fact{Replica: "a", Term: 2, Candidate: "b"}), seen(Vote, 2, Fact{Replica: "b", Term: 2, Candidate: "c"})}},

@@ -44,7 +44,14 @@
 //
 // A record may leave the log only through a Trim that did not fail, or below a LogStart that was seen. A Final
 // that begins later than these allow shows the records between as lost. So a suite with
-// retention records the log start that it sees, and says with that: this is where retention should be.
+// retention records the log start that it sees, and says with that: this is where retention should be. Retention may
+// have moved it at any time since it was seen before; looking often keeps what that excuses small.
+//
+// A consumer that moves by itself, such as to the end of the log after its offset is out of range, moves
+// by a Seek. After a crash of a client its successor gets a new process name, or an Assign.
+//
+// Windows come from all strong acknowledgements, so that they are as fine as the load is steady. A suite with a
+// prober calls Windows with its times and sets Report.Windows before Result.
 //
 // Without a Final, a record is lost if nobody read it and somebody read one behind it.
 //

@@ -73,7 +73,7 @@ func checkProgress(facts []*Fact, r *Report) {
 	terms, marks := map[run]*Fact{}, map[run]*Fact{}
 	for _, f := range facts {
 		switch f.Kind {
-		case Term, Leader, Vote:
+		case Term, Vote:
 			at := run{f.Group, f.Replica, 0}
 			before := terms[at]
 			if before != nil {

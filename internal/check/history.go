@@ -202,13 +202,13 @@ type FactKind string
 
 // Kinds of facts.
 const (
-	Leader        FactKind = "leader"  // Replica leads Group in Term
+	Leader        FactKind = "leader"  // Replica leads Group in Term; may be told late
 	Term          FactKind = "term"    // Replica's term is Term
 	Vote          FactKind = "vote"    // Replica voted for Candidate in Term
 	Log           FactKind = "log"     // Replica's log holds Entries; those up to Commit are committed
 	HighWatermark FactKind = "hw"      // Replica's high watermark is Offset
-	Delta         FactKind = "delta"   // the entry at Index of Replica's log has base offset Offset
-	Segment       FactKind = "segment" // the records in [Offset, End) of a sealed segment of Replica have checksum Sum
+	Delta         FactKind = "delta"   // the committed entry at Index of Replica's log has base offset Offset
+	Segment       FactKind = "segment" // the records in [Offset, End) of a sealed segment of Replica, all committed, have checksum Sum
 )
 
 var factKinds = map[FactKind]bool{Leader: true, Term: true, Vote: true, Log: true, HighWatermark: true, Delta: true, Segment: true}
@@ -220,7 +220,8 @@ type Entry struct {
 	Sum   uint64 `json:"s"`
 }
 
-// Fact is something seen inside a broker.
+// Fact is something seen inside a broker. Terms, votes and high watermarks of one replica are told in
+// the order in which they were, by one observer: two would overtake each other.
 type Fact struct {
 	Kind    FactKind `json:"kind"`
 	Group   string   `json:"group"`         // Raft group: "orders/0", "meta"
