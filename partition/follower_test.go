@@ -32,10 +32,18 @@ func joining(t testing.TB, fsys fsx.FS, opts ...option) *follower {
 	return f
 }
 
+// tryStart starts the follower and waits until it has removed what other generations left.
 func (f *follower) tryStart() error {
 	f.wire = raftgroup.NewLoopback(raft.ServerAddress(f.cfg.ID))
 	f.deps.Transport = f.wire
-	return f.rig.tryStart()
+	if err := f.rig.tryStart(); err != nil {
+		return err
+	}
+	<-f.swept
+	if _, _, err := f.fs.Space("/"); errors.Is(err, sim.ErrCrashed) {
+		return errors.Join(err, f.tryStop())
+	}
+	return nil
 }
 
 func (f *follower) start() {

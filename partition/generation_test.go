@@ -87,18 +87,23 @@ func listing(t testing.TB, fsys fsx.FS, dir string) string {
 
 func TestLeftoversOfOtherGenerationsAreRemovedAtOpen(t *testing.T) {
 	f, leader := wasReset(t)
-	for _, name := range []string{"g-0000000000000002/x.log", "g-0000000000000002/acked", "CURRENT.new"} {
+	for _, name := range []string{"g-0000000000000002/x.log", "g-0000000000000002/acked", "g-0000000000000009/x/y", "CURRENT.new"} {
 		put(t, f.fs, "/follower/p/"+name)
 	}
 	f.start()
 	if got := listing(t, f.fs, "/follower/p"); got != "CURRENT LOCK g-0000000000000001/("+listing(t, f.fs, "/follower/p/g-0000000000000001")+")" {
 		t.Fatalf("the directory holds %s", got)
 	}
+	if f.gen.next != 10 {
+		t.Fatalf("the next generation would be %d, of which something may be left", f.gen.next)
+	}
 	put(t, leader.fs, "/data/p/g-0000000000000001/x.log")
 	put(t, leader.fs, "/data/p/CURRENT.new")
+	put(t, leader.fs, "/data/p/g-nonsense")
 	values := len(leader.values())
 	leader.restart()
-	if got := listing(t, leader.fs, "/data/p"); strings.Contains(got, "g-") || strings.Contains(got, "CURRENT") {
+	<-leader.swept
+	if got := listing(t, leader.fs, "/data/p"); strings.Contains(got, "g-0") || strings.Contains(got, "CURRENT") {
 		t.Fatalf("the directory holds %s", got)
 	}
 	if len(leader.values()) != values {
@@ -166,6 +171,51 @@ func TestASwitchThatWasNotSyncedIsMadeDurableBeforeItCounts(t *testing.T) {
 	f.start()
 	if f.log.LastIndex() != last {
 		t.Fatalf("the log ends at %d, %d was acknowledged", f.log.LastIndex(), last)
+	}
+}
+
+// What other generations left goes slowly, and the replica may be reset again meanwhile.
+func TestAResetWhileLitterIsRemoved(t *testing.T) {
+	leader, whole := retained(t)
+	term := leader.group.Load().Term()
+	early := earlierOrigin(t, whole, leader.log.FirstIndex()-1)
+	early.req.Term = term
+	f := joining(t, sim.New())
+	fs := f.fs.(*sim.FS)
+	f.start()
+	f.heartbeat(term)
+	if resp, err := early.to(f.Replica); err != nil || !resp.Success {
+		t.Fatalf("%+v, %v", resp, err)
+	}
+	<-f.reset
+	f.stop()
+	put(t, fs, "/follower/p/g-0000000000000002/half-built")
+	hold := make(chan struct{})
+	fs.SetHook(func(op sim.Op) sim.Fault {
+		if op.Kind == sim.OpRemove && !strings.Contains(op.Name, "g-") {
+			return sim.Fault{Until: hold}
+		}
+		return sim.Fault{}
+	})
+	if err := f.rig.tryStart(); err != nil {
+		t.Fatal(err)
+	}
+	f.heartbeat(term)
+	if resp, err := offering(t, leader.Replica, term).to(f.Replica); err != nil || !resp.Success {
+		t.Fatalf("%+v, %v", resp, err)
+	}
+	close(hold)
+	<-f.swept
+	f.reopen()
+	if f.gen.n != 3 {
+		t.Fatalf("generation %d", f.gen.n)
+	}
+	f.heartbeat(term)
+	last := leader.log.LastIndex()
+	f.mustFeed(leader.log, term, last, last)
+	leader.same(t, f.rig)
+	if got := listing(t, fs, "/follower/p"); strings.Count(got, "g-") != 1 {
+		t.Fatalf("the directory holds %s", got)
 	}
 }
 

@@ -39,7 +39,8 @@ type Replica struct {
 	cfg       Config
 	deps      Deps
 	logger    *slog.Logger
-	gen       generation // where log and checkpoint lie; immutable after open
+	gen       generation    // where log and checkpoint lie; immutable after open
+	swept     chan struct{} // closed when the litter of other generations is gone, or stays
 	log       *log.Log
 	store     *store
 	proposals *proposals
@@ -75,7 +76,7 @@ type Replica struct {
 func Open(cfg Config, deps Deps) (*Replica, error) { return open(cfg, deps, releaseLimits) }
 
 func open(cfg Config, deps Deps, lim limits) (*Replica, error) {
-	r := &Replica{cfg: cfg, deps: deps.withDefaults()}
+	r := &Replica{cfg: cfg, swept: make(chan struct{}), deps: deps.withDefaults()}
 	r.logger = r.deps.Logger.With("topic", cfg.TopicName, "partition", cfg.Partition)
 	r.runs = run.Owned(fmt.Sprintf("partition %s/%d", cfg.TopicName, cfg.Partition))
 	r.topic.Store(cfg.TopicConfig.withDefaults())
@@ -238,6 +239,7 @@ func (r *Replica) Start() error {
 	if err != nil {
 		return fmt.Errorf("start partition %s: %w", name, err)
 	}
+	r.runs.Go("sweep", r.sweep)
 	r.group.Store(g)
 	offer := r.offer
 	r.snapshots.offer.Store(&offer)

@@ -165,7 +165,7 @@ func (r *Replica) resetLocked(req *raft.InstallSnapshotRequest, o log.Origin) (*
 	}
 	r.store.onDisk()
 	defer r.store.offDisk()
-	next := r.gen.n + 1
+	next := r.gen.next
 	err = r.build(next, o)
 	if err == nil {
 		failpoint.Hit("partition/reset/built")
@@ -213,7 +213,7 @@ func (r *Replica) resetFailed(next uint64, err error) error {
 	if noRoom(err) {
 		if n, readErr := readCurrent(r.deps.FS, r.cfg.Dir); readErr == nil && n == r.gen.n {
 			_ = r.deps.FS.RemoveAll(generationDir(r.cfg.Dir, next)) // litter, if it stays
-			_ = r.deps.FS.Remove(filepath.Join(r.cfg.Dir, currentName+".new"))
+			_ = r.deps.FS.Remove(filepath.Join(r.cfg.Dir, currentName+newSuffix))
 			r.logger.Warn("no room to reset the replica; it stays behind until there is", "err", err)
 			return err
 		}

@@ -220,25 +220,35 @@ func (m *Manager) retire(ctx context.Context) {
 	})
 }
 
-// renew stops and opens again what was reset by its leader.
+// renew stops and opens again what was reset by its leader: after a long absence that may be all that is here.
 func (m *Manager) renew(ctx context.Context) {
+	var reset []*hosted
 	m.each(func(h *hosted) {
-		r, formed := h.renew()
-		if r == nil {
-			return
-		}
-		// The manager's own end does not cut this short: nobody else would stop it.
-		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
-		defer cancel()
-		if err := r.Stop(stopCtx); err != nil {
-			h.become(failed, err)
-			m.cfg.OnFatal(fmt.Errorf("replica %s was reset and does not stop: %w", h, err))
-			return
-		}
-		if ctx.Err() == nil {
-			m.openOne(h, nil, formed)
+		if h.is() == resetting {
+			reset = append(reset, h)
 		}
 	})
+	if len(reset) > 0 {
+		m.inParallel(ctx, len(reset), func(i int) { m.renewOne(ctx, reset[i]) })
+	}
+}
+
+func (m *Manager) renewOne(ctx context.Context, h *hosted) {
+	r, formed := h.renew()
+	if r == nil {
+		return
+	}
+	// The manager's own end does not cut this short: nobody else would stop it.
+	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	if err := r.Stop(stopCtx); err != nil {
+		h.become(failed, err)
+		m.cfg.OnFatal(fmt.Errorf("replica %s was reset and does not stop: %w", h, err))
+		return
+	}
+	if ctx.Err() == nil {
+		m.openOne(h, nil, formed)
+	}
 }
 
 // publish makes the replicas findable by name.
