@@ -41,7 +41,7 @@ func trapped(t *testing.T, f func(t *testing.T, c *trio, l *ledger, rng *rand.Ra
 
 // ledger is what producers were told.
 type ledger struct {
-	swap sync.Mutex // held while a replica of the trio is replaced
+	swap sync.Mutex // guards the trio's replicas against producers
 
 	mu      sync.Mutex
 	acked   map[string]record.Offset // guarded by mu
@@ -216,23 +216,27 @@ func (c *trio) term() (term uint64) {
 
 // kill ends a replica's process, and the machine's power with it.
 func (l *ledger) kill(c *trio, i int, rng *rand.Rand) {
-	l.swap.Lock()
-	defer l.swap.Unlock()
 	c.net.Host(host(i)).Crash()
 	c.disks[i] = c.disks[i].Reboot(rng, true)
-	_ = c.at[i].tryStop()
-	c.at[i].Replica = nil
+	old := l.replace(c, i, &rig{})
+	_ = old.tryStop()
 }
 
 // revive starts it again from what the disk holds.
 func (l *ledger) revive(c *trio, i int) {
 	c.t.Helper()
-	l.swap.Lock()
-	defer l.swap.Unlock()
 	r := newRig(c.t, c.disks[i], "/data", func(r *rig) { c.member(r, i) })
 	r.cfg.Voters = nil
 	if err := r.tryStart(); err != nil {
 		c.t.Fatalf("replica %d does not start from what the disk kept: %v", i, err)
 	}
-	c.at[i] = r
+	l.replace(c, i, r)
+}
+
+// replace does not wait while it holds the lock: time would stand still for those who want it.
+func (l *ledger) replace(c *trio, i int, r *rig) (old *rig) {
+	l.swap.Lock()
+	defer l.swap.Unlock()
+	old, c.at[i] = c.at[i], r
+	return old
 }
