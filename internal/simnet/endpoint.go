@@ -390,8 +390,12 @@ func (e *Endpoint) fast(ctx context.Context) {
 		case m := <-e.beats:
 			answers := make(chan raft.RPCResponse, 1)
 			e.beatHandler()(raft.RPC{Command: m.Body, RespChan: answers})
-			a := <-answers
-			e.answer(m, a.Response, a.Error)
+			select {
+			case a := <-answers:
+				e.answer(m, a.Response, a.Error)
+			case <-ctx.Done(): // a Raft that shuts down answers nothing
+				return
+			}
 		case <-ctx.Done():
 			return
 		}
