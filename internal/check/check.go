@@ -54,8 +54,9 @@ func validate(h *History, r *Report) {
 func count(h *History, r *Report) {
 	generations, first := map[string]map[int32]bool{}, int64(forever)
 	start := int64(forever)
-	for _, f := range h.Faults {
-		first = min(first, f.From)
+	broken := faultTimes(h.Faults)
+	if len(broken) > 0 {
+		first = broken[0].From
 	}
 	var before int64
 	for i := range h.Ops {
@@ -68,7 +69,7 @@ func count(h *History, r *Report) {
 			if op.Complete < first {
 				before += n
 			}
-			if during(h.Faults, op.Complete) {
+			if during(broken, op.Complete) {
 				r.Saw[SawAckedInFault] += n
 			}
 		case op.Kind == Send && op.Outcome == Fail:
@@ -95,9 +96,24 @@ func count(h *History, r *Report) {
 	}
 }
 
-// during is linear in the faults: there are few.
+// faultTimes are the intervals in which something was broken, merged, by time.
+func faultTimes(faults []Fault) (list []Fault) {
+	sorted := slices.Clone(faults)
+	slices.SortFunc(sorted, func(a, b Fault) int { return cmp.Compare(a.From, b.From) })
+	for _, f := range sorted {
+		if n := len(list); n > 0 && f.From <= list[n-1].Until {
+			list[n-1].Until = max(list[n-1].Until, f.Until)
+			continue
+		}
+		list = append(list, f)
+	}
+	return list
+}
+
+// during says whether t lies in one of the intervals of faultTimes.
 func during(faults []Fault, t int64) bool {
-	return slices.ContainsFunc(faults, func(f Fault) bool { return f.From < t && t < f.Until })
+	n, _ := slices.BinarySearchFunc(faults, t, func(f Fault, t int64) int { return cmp.Or(cmp.Compare(f.From, t), 1) })
+	return n > 0 && t < faults[n-1].Until
 }
 
 // partition is what a history says of one key.

@@ -134,7 +134,8 @@ func overlaps(list []span, tell func(a, b span), r *Report) {
 // checkCommits checks that the committed position of a group, as commits were acknowledged and as it was
 // read, never goes back without a commit that was to go back.
 func checkCommits(c claim, ops []*Op, r *Report) {
-	list := commitFloors(ops)
+	lowest := resetFloors(ops)
+	list := commitFloors(ops, lowest)
 	for _, op := range ops {
 		if op.Kind != Committed || !op.strong() {
 			continue
@@ -144,7 +145,7 @@ func checkCommits(c claim, ops []*Op, r *Report) {
 			continue
 		}
 		r.Checked[CommitRegress]++
-		if op.Offset < before.offset && !mayReset(ops, op, op.Offset) {
+		if op.Offset < before.offset && lowest(op.Invoke, op.Complete) > op.Offset {
 			r.found(CommitRegress, c, lines(before.op, op), "the committed position was %d and is %d", before.offset, op.Offset)
 		}
 	}
@@ -152,18 +153,13 @@ func checkCommits(c claim, ops []*Op, r *Report) {
 
 // commitFloors lists by time what the committed position cannot be below, as long as it is not reset.
 // A reset lowers it when it starts, and what overlaps it does not raise it above its target.
-func commitFloors(ops []*Op) []standing {
+func commitFloors(ops []*Op, lowest func(from, until int64) int64) []standing {
 	var events []standing
-	var resets []*Op
 	for _, op := range ops {
-		if op.Kind == Commit && op.Reset && op.Outcome != Fail {
-			resets = append(resets, op)
+		if op.isReset() {
 			events = append(events, standing{op.Invoke, op.Offset, op})
 		}
-	}
-	lowest := resetFloors(resets)
-	for _, op := range ops {
-		if !op.strong() || op.Kind == Commit && op.Reset {
+		if !op.strong() || op.isReset() {
 			continue
 		}
 		events = append(events, standing{op.Complete, min(op.Offset, lowest(op.Invoke, op.Complete)), op})
@@ -172,7 +168,7 @@ func commitFloors(ops []*Op) []standing {
 	floor, by := NoOffset, (*Op)(nil)
 	for i := range events {
 		e := &events[i]
-		if e.op.Kind == Commit && e.op.Reset {
+		if e.op.isReset() {
 			floor = min(floor, e.offset)
 		} else if e.offset > floor {
 			floor, by = e.offset, e.op
@@ -185,25 +181,49 @@ func commitFloors(ops []*Op) []standing {
 	return events
 }
 
-// resetFloors tells the lowest target of the resets that overlap an interval, forever without one. One whose outcome is
-// unknown overlaps all that comes after it.
-func resetFloors(resets []*Op) func(from, until int64) int64 {
+// isReset says that op is a commit that may go back and that may have happened.
+func (op *Op) isReset() bool { return op.Kind == Commit && op.Reset && op.Outcome != Fail }
+
+// resetFloors tells the lowest target of the resets among ops that overlap an interval, forever without one. One
+// whose outcome is unknown overlaps all that comes after it. ops are sorted by Invoke.
+func resetFloors(ops []*Op) func(from, until int64) int64 {
+	type reset struct {
+		op     *Op
+		ended  int64 // the latest end of this one and those before, without those that have none
+		target int64 // the lowest of those without an end
+	}
+	var list []reset
+	last := reset{nil, -1, forever}
+	for _, op := range ops {
+		if !op.isReset() {
+			continue
+		}
+		last.op = op
+		if op.Outcome == Unknown {
+			last.target = min(last.target, op.Offset)
+		} else {
+			last.ended = max(last.ended, op.Complete)
+		}
+		list = append(list, last)
+	}
 	return func(from, until int64) int64 {
-		lowest := int64(forever)
-		for _, op := range resets {
-			if op.Invoke <= until && op.until() >= from {
+		n, _ := slices.BinarySearchFunc(list, until, func(r reset, t int64) int {
+			if r.op.Invoke <= t {
+				return -1
+			}
+			return 1
+		})
+		if n == 0 {
+			return forever
+		}
+		lowest := list[n-1].target
+		for i := n - 1; i >= 0 && list[i].ended >= from; i-- { // as many as are under way at a time
+			if op := list[i].op; op.until() >= from {
 				lowest = min(lowest, op.Offset)
 			}
 		}
 		return lowest
 	}
-}
-
-// mayReset says whether a reset to at most offset overlaps op: the floor was taken at op's start.
-func mayReset(ops []*Op, op *Op, offset int64) bool {
-	return slices.ContainsFunc(ops, func(o *Op) bool {
-		return o.Kind == Commit && o.Reset && o.Outcome != Fail && o.Offset <= offset && o.Invoke <= op.Complete && o.until() >= op.Invoke
-	})
 }
 
 // checkAhead checks that a member of the group has read every record below the committed position
@@ -214,7 +234,7 @@ func checkAhead(c claim, p *partition, commits, polls []*Op, r *Report) {
 	}
 	skipped := NoOffset
 	for _, op := range commits {
-		if op.Kind == Commit && op.Reset && op.Outcome != Fail {
+		if op.isReset() {
 			skipped = max(skipped, op.Offset)
 		}
 	}
