@@ -101,6 +101,13 @@ func (t *tracker) members() []raft.ServerID {
 	return out
 }
 
+// hasAll tells whether a follower holds all that is stored here.
+func (t *tracker) hasAll(id raft.ServerID) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.leadsLocked() && t.first != 0 && t.matches[id] >= t.end
+}
+
 // lead says that this replica takes appends in term, or, with 0, no longer.
 func (t *tracker) lead(term uint64, c raft.Configuration) {
 	t.mu.Lock()

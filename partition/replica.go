@@ -54,6 +54,8 @@ type Replica struct {
 	topic atomic.Pointer[TopicConfig]
 	group atomic.Pointer[raftgroup.Group] // nil until Start
 
+	transfers sync.Mutex // held by the one transfer of the leadership
+
 	// order makes the numbering of proposals and their order in Raft's queue the same.
 	order sync.Mutex
 
@@ -220,7 +222,7 @@ func (r *Replica) Start() error {
 	name := fmt.Sprintf("%s/%d", r.cfg.TopicName, r.cfg.Partition)
 	cfg := raftgroup.Config{
 		Name: name, ID: r.cfg.ID, Timing: r.deps.Timing, Logger: r.logger,
-		Metrics: r.deps.GroupMetrics, OnFailure: r.fatal, Stalled: r.store.stalled, Watchdog: r.deps.Log.Watchdog,
+		Metrics: r.deps.GroupMetrics, OnFailure: r.fatal, OnWedged: r.wedged, Stalled: r.store.stalled, Watchdog: r.deps.Log.Watchdog,
 	}
 	parts := raftgroup.Parts{FSM: fsm{r}, Logs: r.store, Stable: r.deps.Stable, Snapshots: &r.snapshots, Transport: r.deps.Transport}
 	if parts.Transport == nil {

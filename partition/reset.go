@@ -19,9 +19,9 @@ import (
 var _ raftgroup.Interceptor = (*Replica)(nil)
 
 var (
-	// errReset is a follower's: it led nothing, and appended nothing.
-	errReset     = errs.New(errs.NotLeaderOrFollower, "this replica was reset by its leader and starts anew: ask for metadata and retry")
-	errResetLate = errs.Unknown(errs.NotLeaderOrFollower, "this replica was reset by the partition's leader before the append had committed; it may or may not be done")
+	// errReset is of a replica that its owner opens again: its leader has reset it, or a transfer of its leadership wedged.
+	errReset     = errs.New(errs.NotLeaderOrFollower, "this replica starts anew: ask for metadata and retry")
+	errResetLate = errs.Unknown(errs.NotLeaderOrFollower, "this replica started anew before the append had committed; it may or may not be done")
 
 	errOffersBusy = errors.New("another offer is being looked at")
 )
@@ -148,6 +148,7 @@ func (r *Replica) readOffer(req *raft.InstallSnapshotRequest, state io.Reader) (
 func (r *Replica) reset(req *raft.InstallSnapshotRequest, o log.Origin) (*raft.InstallSnapshotResponse, error) {
 	resp, err := r.resetLocked(req, o)
 	if errors.Is(r.failure(), errReset) {
+		r.deps.Metrics.reset()
 		r.leave()
 	}
 	return resp, err
@@ -246,7 +247,6 @@ func (r *Replica) retire() {
 func (r *Replica) leave() {
 	r.proposals.end(errReset, errResetLate)
 	r.watch.wake()
-	r.deps.Metrics.reset()
 	if r.deps.OnReset != nil {
 		r.runs.Go("tell of reset", func(context.Context) { r.deps.OnReset() }) // not while it stops: the owner knows
 	}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -36,7 +38,7 @@ func three(t *testing.T, f func(c *trio, t *testing.T), opts ...option) {
 		c.net.SetDefault(simnet.Path{Delay: time.Millisecond})
 		for i := range c.at {
 			c.disks[i] = sim.New()
-			c.at[i] = newRig(t, c.disks[i], "/data", append(opts, func(r *rig) { c.member(r, i) })...)
+			c.at[i] = newRig(t, c.disks[i], "/data", append([]option{func(r *rig) { c.member(r, i) }}, opts...)...)
 			if err := c.at[i].tryStart(); err != nil {
 				t.Fatal(err)
 			}
@@ -290,4 +292,114 @@ func TestALeaderWhoseFlushHangsIsReplaced(t *testing.T) {
 			t.Error(err)
 		}
 	}, withTopic(func(c *TopicConfig) { c.Flush = flushOS }))
+}
+
+// The leadership is handed over under load: no append is lost, none is in doubt.
+func TestALeadershipIsHandedOver(t *testing.T) {
+	three(t, func(c *trio, t *testing.T) {
+		n := c.leader(-1)
+		leader, to := c.at[n], (n+2)%3
+		c.until("all are in sync", func() bool { return len(leader.ISR()) == 3 })
+		var wg sync.WaitGroup
+		var acked atomic.Int64
+		for range 8 {
+			wg.Go(func() {
+				for range 1000 {
+					_, err := leader.append(Append{Batch: batch("a")})
+					if errs.OutcomeUnknown(err) {
+						t.Errorf("in doubt: %v", err)
+					}
+					if err != nil {
+						return
+					}
+					acked.Add(1)
+				}
+			})
+		}
+		<-time.After(50 * time.Millisecond)
+		if err := leader.Transfer(t.Context(), c.at[to].cfg.ID); err != nil {
+			t.Fatal(err)
+		}
+		if now := c.leader(n); now != to {
+			t.Errorf("%d leads, not %d", now, to)
+		}
+		wg.Wait()
+		if err := c.at[to].Linearize(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := c.at[to].values(); int64(len(got)) != acked.Load() || len(got) < 20 {
+			t.Errorf("%d records, %d were acknowledged", len(got), acked.Load())
+		}
+	})
+}
+
+func TestALeadershipGoesToNobodyWhoLags(t *testing.T) {
+	three(t, func(c *trio, t *testing.T) {
+		n := c.leader(-1)
+		leader, late := c.at[n], (n+1)%3
+		c.isolate(late)
+		if _, err := leader.append(Append{Batch: batch("a"), Acks: AcksQuorum}); err != nil {
+			t.Fatal(err)
+		}
+		began := clock.Monotonic()
+		if err := leader.Transfer(t.Context(), c.at[late].cfg.ID); errs.CodeOf(err) != errs.RequestTimedOut {
+			t.Errorf("to a voter that lags: %v", err)
+		}
+		if took := clock.Since(began); took > 3*time.Second {
+			t.Errorf("appends were paused for %v", took)
+		}
+		leader.mustAppend(batch("b"))
+		if err := leader.Transfer(t.Context(), leader.cfg.ID); err == nil {
+			t.Error("to itself")
+		}
+		leader.mustAppend(batch("c"))
+	})
+}
+
+// deaf is a link whose TimeoutNow has no deadline, which wedges Raft (hashicorp/raft #696).
+type deaf struct {
+	*simnet.Endpoint
+	until chan struct{}
+}
+
+func (d deaf) TimeoutNow(raft.ServerID, raft.ServerAddress, *raft.TimeoutNowRequest, *raft.TimeoutNowResponse) error {
+	<-d.until
+	return context.Canceled
+}
+
+func TestAWedgedTransferHasTheReplicaOpenedAgain(t *testing.T) {
+	var until chan struct{}
+	reset := map[raft.ServerID]chan struct{}{}
+	three(t, func(c *trio, t *testing.T) {
+		defer close(until)
+		n := c.leader(-1)
+		leader := c.at[n]
+		leader.mustAppend(batch("a"))
+		c.until("all have it", func() bool { return leader.isr.hasAll(c.at[(n+1)%3].cfg.ID) })
+		if err := leader.Transfer(t.Context(), c.at[(n+1)%3].cfg.ID); err == nil {
+			t.Error("the transfer succeeded")
+		}
+		<-reset[leader.cfg.ID]
+		if _, err := leader.Append(t.Context(), Append{Batch: batch("x")}); !errors.Is(err, errReset) {
+			t.Errorf("an append to the old replica: %v", err)
+		}
+		leader.stop()
+		leader.cfg.Voters = nil
+		if err := leader.tryStart(); err != nil {
+			t.Fatal(err)
+		}
+		now := c.at[c.leader(-1)]
+		now.mustAppend(batch("b"))
+		c.until("the reopened one has everything", func() bool {
+			got, err := leader.readAll()
+			return err == nil && len(got) == 2
+		})
+	}, func(r *rig) {
+		if until == nil {
+			until = make(chan struct{})
+		}
+		done := make(chan struct{})
+		reset[r.cfg.ID], r.deps.OnReset = done, func() { close(done) }
+		r.deps.Transport = deaf{r.deps.Transport.(*simnet.Endpoint), until}
+	})
 }

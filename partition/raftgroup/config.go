@@ -43,6 +43,9 @@ type Config struct {
 	// OnFailure is called once, on a goroutine of the group, when a disk error
 	// has fenced the group. It must not wait for Stop. See Group.Failed.
 	OnFailure func(error)
+	// OnWedged, when not nil, is called once when a leadership transfer has left Raft refusing all entries. The owner stops the
+	// group and starts it anew. It must not block, nor wait for Stop.
+	OnWedged func()
 	// trailing is how many entries Raft keeps behind a snapshot; 0 keeps all.
 	trailing uint64
 }

@@ -60,6 +60,8 @@ type Group struct {
 
 	term       atomic.Uint64 // in which the group leads; 0: in none. Written by follow only
 	unanswered atomic.Bool   // a barrier's future is waited for
+	transfers  atomic.Bool   // a transfer runs
+	reported   atomic.Bool   // OnWedged was called
 
 	mu        sync.Mutex
 	listeners []*listener             // guarded by mu

@@ -12,8 +12,8 @@ import (
 	"github.com/tidemarkhq/tidemark/internal/clock"
 )
 
-// installFor bounds how long a snapshot of the leader waits for Raft to stop.
-const installFor = 10 * time.Second
+// restartFor bounds how long a restart waits for Raft to stop.
+const restartFor = 10 * time.Second
 
 var errStateEnded = errors.New("the state group has ended")
 
@@ -120,30 +120,43 @@ func decodeConfiguration(b []byte) (c raft.Configuration, err error) {
 	return c, err
 }
 
-// replace stops Raft, keeps the snapshot if it is still needed, and starts Raft again. It fails, with Raft running as before,
-// where the snapshot could not be written; where Raft does not stop or start the group has failed.
-func (g *StateGroup) replace(req *raft.InstallSnapshotRequest, meta *raft.SnapshotMeta, state []byte) (*raft.InstallSnapshotResponse, error) {
+// replace keeps the snapshot, if it is still needed when Raft has stopped. It fails, with Raft running as before,
+// where the snapshot could not be written.
+func (g *StateGroup) replace(req *raft.InstallSnapshotRequest, meta *raft.SnapshotMeta, state []byte) (resp *raft.InstallSnapshotResponse, err error) {
 	gauge := g.cfg.Watchdog.Gauge("snapshot of " + g.cfg.Name)
 	defer gauge.Close()
 	gauge.Begin()
 	defer gauge.End()
-	ctx, cancel := context.WithTimeout(g.runs.Context(), installFor)
-	defer cancel()
-	if err := g.Group().Stop(ctx); err != nil {
-		return nil, g.broken(err)
-	}
-	if err := g.Group().Err(); err != nil {
-		return nil, err // fenced meanwhile: its owner knows
-	}
-	resp, needed, err := g.judge(req)
-	if err == nil && needed {
+	failed := g.restart(func() {
+		var needed bool
+		if resp, needed, err = g.judge(req); err != nil || !needed {
+			return
+		}
 		err = g.snapshots.keep(meta, state)
 		resp.Success = err == nil
-	}
-	if err := g.startGroup(); err != nil {
-		return nil, g.broken(err)
+	})
+	if failed != nil {
+		return nil, failed
 	}
 	return resp, err
+}
+
+// restart stops Raft, calls between, and starts Raft from what is on disk. Where it does not stop or start the group
+// has failed. The caller holds life.
+func (g *StateGroup) restart(between func()) error {
+	ctx, cancel := context.WithTimeout(g.runs.Context(), restartFor)
+	defer cancel()
+	if err := g.Group().Stop(ctx); err != nil {
+		return g.broken(err)
+	}
+	if err := g.Group().Err(); err != nil {
+		return err // fenced meanwhile: its owner knows
+	}
+	between()
+	if err := g.startGroup(); err != nil {
+		return g.broken(err)
+	}
+	return nil
 }
 
 // broken says that there is no group any more.

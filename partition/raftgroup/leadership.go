@@ -92,6 +92,7 @@ func (g *Group) settle(ctx context.Context) {
 // confirm waits until an entry of the term has committed and is applied. A replica that stays leader
 // in one term between two looks at the term led without a break, since a term is led once.
 func (g *Group) confirm(ctx context.Context, term uint64) bool {
+	var w wedge
 	retry := time.NewTimer(0)
 	defer retry.Stop()
 	for {
@@ -112,9 +113,8 @@ func (g *Group) confirm(ctx context.Context, term uint64) bool {
 		if errors.Is(err, raft.ErrRaftShutdown) {
 			return false
 		}
-		// The queue was full, or a leadership transfer refuses writes. A transfer that never
-		// ends (hashicorp/raft #696) would keep this replica here, leading nothing: whoever
-		// starts transfers must watch them and restart the group.
+		// The queue was full, or a leadership transfer refuses writes, perhaps one of an earlier term that never ends.
+		g.wedged(&w, err)
 		retry.Reset(g.cfg.Timing.Commit / 10)
 	}
 }

@@ -82,6 +82,9 @@ type StateGroup struct {
 	fsm   *stateFSM
 	waits *waits
 
+	matches  matches
+	transfer sync.Mutex // held by the one transfer
+
 	snapshots *snapshotStore
 
 	// group is another one after a snapshot of the leader was installed.
@@ -119,6 +122,7 @@ func OpenState(cfg StateConfig, sm StateMachine) (*StateGroup, error) {
 	g.runs.Go("snapshots", g.takeSnapshots)
 	if link, ok := cfg.Transport.(Link); ok {
 		link.Intercept(g)
+		link.OnMatch(g.matches.note)
 	}
 	return g, nil
 }
@@ -216,7 +220,7 @@ func (g *StateGroup) startGroup() error {
 	}
 	cfg := Config{
 		Name: g.cfg.Name, ID: g.cfg.ID, Timing: g.cfg.Timing, Logger: g.cfg.Logger, Metrics: g.cfg.Metrics,
-		OnFailure: g.cfg.OnFailure, Watchdog: g.cfg.Watchdog, trailing: trailingState,
+		OnFailure: g.cfg.OnFailure, OnWedged: g.wedged, Watchdog: g.cfg.Watchdog, trailing: trailingState,
 	}
 	parts := Parts{FSM: g.fsm, Logs: g.log, Stable: g.cfg.Stable, Snapshots: g.snapshots, Transport: g.cfg.Transport}
 	if len(g.cfg.Voters) > 0 {
@@ -300,8 +304,7 @@ func (g *StateGroup) propose(ctx context.Context, command []byte) (any, error) {
 		<-w.answer
 		return nil, g.notLeading() // never handed to Raft, whatever the answer says
 	}
-	// Whoever adds leadership transfers must refuse proposals before the transfer begins: Raft refuses them
-	// through the future alone, and the waiter would stay until the term ends.
+	// Transfer holds all places before it begins: Raft then refuses what is proposed through the future alone.
 	g.Group().Raft().Apply(encodeEnvelope(w.id, command), 0)
 	select {
 	case a := <-w.answer:

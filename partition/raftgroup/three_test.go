@@ -60,7 +60,7 @@ var quick = raftgroup.Timing{Heartbeat: 500 * time.Millisecond, Election: 500 * 
 // onThree runs f on three members.
 func onThree(t *testing.T, f func(c *three, t *testing.T), change ...func(*raftgroup.StateConfig)) {
 	synctest.Test(t, func(t *testing.T) {
-		c := &three{t: t, n: simnet.New(rand.New(rand.NewPCG(3, 4)), simnet.Config{})}
+		c := &three{t: t, n: simnet.New(rand.New(rand.NewPCG(3, 4)), simnet.Config{Timeout: time.Second})}
 		defer c.stop()
 		c.n.SetDefault(simnet.Path{Delay: time.Millisecond})
 		var voters []raft.Server
