@@ -235,12 +235,20 @@ func (c *Consumer) Lag() map[TopicPartition]Lag {
 	return all
 }
 
-// LastError is the newest error that the consumer is working around, such as a broker
+// LastError is an error that the consumer is working around, such as a broker
 // that does not answer; nil while all is well. Poll does not return such errors.
 func (c *Consumer) LastError() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.lastErr
+	if c.lastErr != nil {
+		return c.lastErr
+	}
+	for _, t := range c.order {
+		if t.trouble != nil {
+			return t.trouble
+		}
+	}
+	return nil
 }
 
 // Token has seen everything that Poll returned.

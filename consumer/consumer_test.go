@@ -408,6 +408,35 @@ func TestRecordsCanBeBrokenOff(t *testing.T) {
 	expect(t, ctx, c, 10, 50)
 }
 
+// A partition that nobody leads, as after its only replica was damaged, is named by
+// LastError, and keeps no other from being read.
+func TestAPartitionWithoutALeaderHoldsNoOtherUp(t *testing.T) {
+	s := fakeserver.Start(t, map[string]int{"t": 2})
+	fill(s, "t", 0, 0, 5)
+	fill(s, "t", 1, 0, 5)
+	s.SetLeaderless("t", 1, true)
+	c := open(t, s)
+	ctx := within(t)
+	both := map[consumer.TopicPartition]consumer.Position{{Topic: "t", Partition: 0}: consumer.AtStart(), {Topic: "t", Partition: 1}: consumer.AtStart()}
+	if err := c.Assign(ctx, both); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	expect(t, ctx, c, 0, 5)
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("the other partition came after %v", took)
+	}
+	var where *consumer.PartitionError
+	if err := c.LastError(); !errors.As(err, &where) || where.Partition != 1 {
+		t.Errorf("LastError is %v", err)
+	}
+	s.SetLeaderless("t", 1, false)
+	expect(t, ctx, c, 0, 5)
+	if err := c.LastError(); err != nil {
+		t.Errorf("after it is over: %v", err)
+	}
+}
+
 func TestLastErrorTellsWhyNothingComes(t *testing.T) {
 	s := fakeserver.Start(t, map[string]int{"t": 1})
 	c := open(t, s)

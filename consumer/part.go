@@ -40,6 +40,7 @@ type part struct {
 	paused   bool
 	halted   bool  // rests until Seek; err says why
 	err      error // to be returned by Poll
+	trouble  error // being worked around; nil: none
 	attempts int
 	delayed  bool
 	unknown  int // answers that there is no such partition

@@ -50,7 +50,7 @@ func (c *Consumer) received(s *stream, res *tidemarkv1.FetchResponse, batches []
 		l.topUpLocked()
 		return
 	}
-	t.attempts, t.unknown, t.corrupt = 0, 0, 0
+	t.attempts, t.unknown, t.corrupt, t.trouble = 0, 0, 0, nil
 	c.lastErr = nil
 	if id := res.GetPosition().GetTopicId(); len(id) == 16 {
 		if known := t.topicID; known != [16]byte{} && known != [16]byte(id) {
@@ -102,6 +102,7 @@ func (c *Consumer) failedLocked(t *part, err error) {
 		c.delayLocked(t)
 		c.refresh.Trigger()
 	case errs.Retriable(err):
+		t.trouble = &PartitionError{t.TopicPartition, err}
 		c.delayLocked(t)
 		var led *client.LeaderError
 		if !errors.As(err, &led) || !c.client.LearnLeader(t.Topic, t.Partition, led) {
@@ -270,6 +271,9 @@ func (c *Consumer) epochEnd(ctx context.Context, tp TopicPartition, epoch int32)
 	return end, err
 }
 
+// errLeaderless says why nothing comes from a partition that no broker serves.
+var errLeaderless = errs.New(errs.LeaderNotAvailable, "no broker leads the partition now: its replicas are starting, cut off, or damaged; the brokers' logs tell")
+
 // supervise attaches partitions to streams as their leaders are known.
 func (c *Consumer) supervise(ctx context.Context) {
 	for {
@@ -296,8 +300,12 @@ func (c *Consumer) attachLocked() {
 		}
 		id, _ := c.client.LeaderOf(t.Topic, t.Partition)
 		if id < 0 {
+			t.trouble = &PartitionError{t.TopicPartition, errLeaderless}
 			c.refresh.Trigger()
 			continue
+		}
+		if errors.Is(t.trouble, errLeaderless) {
+			t.trouble = nil
 		}
 		c.linkLocked(id).addLocked(t)
 	}

@@ -2,10 +2,12 @@ package consumer
 
 import (
 	"context"
+	"time"
 
 	"google.golang.org/grpc"
 
 	"github.com/tidemarkhq/tidemark/internal/client"
+	"github.com/tidemarkhq/tidemark/internal/clock"
 	"github.com/tidemarkhq/tidemark/proto/errs"
 	"github.com/tidemarkhq/tidemark/proto/record"
 	tidemarkv1 "github.com/tidemarkhq/tidemark/proto/tidemark/v1"
@@ -28,7 +30,12 @@ func (c *Consumer) resolver(ctx context.Context) {
 			return
 		case <-c.unresolved:
 		}
-		if c.resolveAll(ctx) {
+		// Longer with each try: one partition without a leader must not keep the others from their
+		// start, nor a slow broker its partitions for ever.
+		attempt, cancel := context.WithDeadline(ctx, clock.Deadline(time.Second<<min(try, 5)))
+		done := c.resolveAll(attempt)
+		cancel()
+		if done {
 			try = 0
 			continue
 		}
@@ -40,7 +47,7 @@ func (c *Consumer) resolver(ctx context.Context) {
 	}
 }
 
-// resolveAll makes one attempt for every partition; false when some must be tried again.
+// resolveAll makes one attempt for every partition, until ctx ends; false when some must be tried again.
 func (c *Consumer) resolveAll(ctx context.Context) bool {
 	want, moved := make(map[TopicPartition]Position), make(map[TopicPartition]uint64)
 	c.mu.Lock()
@@ -54,9 +61,6 @@ func (c *Consumer) resolveAll(ctx context.Context) bool {
 		return true
 	}
 	found := c.resolve(ctx, want)
-	if ctx.Err() != nil {
-		return true
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	ok := true
@@ -67,6 +71,7 @@ func (c *Consumer) resolveAll(ctx context.Context) bool {
 		}
 		switch {
 		case at.err == nil:
+			t.trouble = nil
 			t.placeLocked(at.offset, at.epoch)
 			if at.hw >= 0 {
 				t.hw = at.hw
@@ -74,9 +79,9 @@ func (c *Consumer) resolveAll(ctx context.Context) bool {
 			if at.committed {
 				t.stored = at.offset
 			}
-		case errs.Retriable(at.err) && errs.CodeOf(at.err) != errs.UnknownTopicOrPartition:
+		case ctx.Err() != nil, errs.Retriable(at.err) && errs.CodeOf(at.err) != errs.UnknownTopicOrPartition:
 			ok = false
-			c.lastErr = at.err
+			t.trouble = &PartitionError{tp, at.err}
 		default:
 			c.haltLocked(t, at.err)
 		}
