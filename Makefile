@@ -1,4 +1,4 @@
-.PHONY: generate lint test build
+.PHONY: generate lint test build powercut
 
 build:
 	go build -trimpath -o tidemark ./cmd/tidemark
@@ -15,3 +15,8 @@ lint:
 
 test:
 	go test ./...
+
+# Power cuts for so many seconds, as root: make powercut SECONDS=1800
+SECONDS ?= 150
+powercut:
+	TIDEMARK_NO_SKIP=1 TIDEMARK_POWERCUT_SECONDS=$(SECONDS) go test -count=1 -timeout $$(($(SECONDS) * 2 + 600))s -v ./internal/testkit/cutfs ./test/powercut

@@ -47,7 +47,7 @@ func TestLogOnBlockDevices(t *testing.T) {
 			s.rounds(shareBlock, func() {
 				for _, torn := range []bool{true, false} {
 					for _, s.pool = range []bool{false, true} {
-						s.disk(kind, torn, 3)
+						s.disk(kind, torn, livesPerDisk()/4+1)
 					}
 				}
 			})
@@ -62,7 +62,7 @@ func TestStatelogOnBlockDevices(t *testing.T) {
 			s := newSuite(t, "statelog")
 			s.rounds(shareBlock, func() {
 				for _, torn := range []bool{true, false} {
-					s.disk(kind, torn, 3)
+					s.disk(kind, torn, livesPerDisk()/4+1)
 				}
 			})
 			s.report("powercut-statelog-" + kind)

@@ -12,7 +12,11 @@ const childEnv = "TIDEMARK_POWERCUT_CHILD"
 func TestMain(m *testing.M) {
 	kind := os.Getenv(childEnv)
 	if kind == "" {
-		os.Exit(m.Run())
+		code := m.Run()
+		if err := os.RemoveAll(binaryDir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+		os.Exit(code)
 	}
 	if err := runChild(kind, os.Args[1:]); err != nil {
 		fmt.Printf("fail %q\n", err.Error())
