@@ -10,17 +10,19 @@ import (
 	"testing"
 )
 
-// A promise in docs/guarantees.md names the tests that try to break it, as
-// package.TestName. A renamed test must not leave a promise without proof.
+// A promise in docs/guarantees.md and a fault in docs/reliability.md name the tests that try to break it, as
+// package.TestName. A renamed test must not leave one of them without proof.
 func TestGuaranteesNameTestsThatExist(t *testing.T) {
-	page, err := os.ReadFile("../../docs/guarantees.md")
-	if err != nil {
-		t.Fatal(err)
-	}
 	have := testsByPackage(t)
-	for _, m := range regexp.MustCompile("`(\\w+)\\.(Test\\w+)`").FindAllSubmatch(page, -1) {
-		if !have[string(m[1])+"."+string(m[2])] {
-			t.Errorf("docs/guarantees.md names %s.%s; there is no such test", m[1], m[2])
+	for _, name := range []string{"guarantees.md", "reliability.md"} {
+		page, err := os.ReadFile("../../docs/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile("`(\\w+)\\.(Test\\w+)`").FindAllSubmatch(page, -1) {
+			if !have[string(m[1])+"."+string(m[2])] {
+				t.Errorf("docs/%s names %s.%s; there is no such test", name, m[1], m[2])
+			}
 		}
 	}
 }
