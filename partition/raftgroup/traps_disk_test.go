@@ -167,6 +167,42 @@ func TestAnInstalledSnapshotLosesRetainedData(t *testing.T) {
 	}
 }
 
+// Issue hashicorp/raft #697. A follower whose log disagrees at the snapshot's index keeps its log when it installs the
+// snapshot, refuses what follows, and is sent the snapshot again, for ever. Our groups install no
+// snapshot through Raft: see TestADivergentLeaderBehindRetentionIsReset of package partition.
+func TestTheLibraryInstallsSnapshotsForEverAtADivergentFollower(t *testing.T) {
+	onNet(t, simnet.Config{Traps: simnet.Traps{PlainSnapshot: true}}, func(t *testing.T, n *simnet.Net) {
+		c := newReplicas(t, n, "g")
+		c.entries(2, 1, 150, "divergent")
+		n.Isolate(hostName(2), hostName(0), hostName(1))
+		for i, r := range c.all {
+			r.meta = &metaFSM{}
+			if i < 2 {
+				c.start(i, kind{})
+			}
+		}
+		l := c.leader(-1)
+		load(t, c, l, 100)
+		must(t, c.all[l].raft.Snapshot().Error())
+		must(t, c.all[l].logs.DeleteRange(1, 50))
+		load(t, c, l, 100)
+		snapshots := 0
+		n.Intercept(func(m *simnet.Message) simnet.Fate {
+			if _, ok := m.Body.(*raft.InstallSnapshotRequest); ok {
+				snapshots++ // by one goroutine of the leader, and read when it is quiet
+			}
+			return simnet.Fate{}
+		})
+		n.HealAll()
+		c.start(2, kind{})
+		<-time.After(10 * time.Second)
+		n.Intercept(nil)
+		if last, _ := c.all[l].logs.LastIndex(); c.all[2].raft.AppliedIndex() >= last || snapshots < 10 {
+			t.Errorf("the follower applied %d of %d entries after %d snapshots: is #697 fixed?", c.all[2].raft.AppliedIndex(), last, snapshots)
+		}
+	})
+}
+
 // asked refuses snapshots and counts them.
 type asked struct {
 	mu sync.Mutex
