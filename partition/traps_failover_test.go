@@ -7,6 +7,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/tidemarkhq/tidemark/internal/clock"
 )
 
 // Probes of false failure hints: a follower campaigns, without a pre-vote, although its leader is well. That
@@ -40,6 +42,38 @@ func TestAFalseFailureHintLosesNothing(t *testing.T) {
 				t.Logf("without an ack after a false hint: median %v, longest %v", gaps[len(gaps)/2], longest)
 				if longest > 25*time.Second {
 					t.Errorf("after a false hint nothing was acknowledged for %v", longest)
+				}
+			})
+		})
+	}
+}
+
+// Hints after a real failure. One survivor that campaigns leads at once; two that do so at the same time split the vote,
+// and it costs an election timeout. Hence the second one by rank waits a little.
+func TestSurvivorsThatCampaignFindALeader(t *testing.T) {
+	for hinted, most := range map[int]time.Duration{1: time.Second, 2: 30 * time.Second} {
+		t.Run(fmt.Sprint(hinted), func(t *testing.T) {
+			trapped(t, func(t *testing.T, c *trio, l *ledger, rng *rand.Rand) {
+				var windows []time.Duration
+				for i := range rounds(20) {
+					old := c.leader(-1)
+					l.try(t.Context(), c.at[old].Replica, fmt.Sprint(i), Append{Batch: batch(fmt.Sprint(i))})
+					<-time.After(time.Second)
+					l.kill(c, old, rng)
+					died := clock.Monotonic()
+					for n := range hinted {
+						c.campaign((old + 1 + n) % 3)
+					}
+					c.until("somebody leads", func() bool { return l.leading(c) != nil })
+					windows = append(windows, clock.Since(died))
+					l.revive(c, old)
+				}
+				l.settle(c)
+				slices.Sort(windows)
+				longest := windows[len(windows)-1]
+				t.Logf("%d hinted: median %v without a leader, longest %v", hinted, windows[len(windows)/2], longest)
+				if longest > most {
+					t.Errorf("without a leader for %v", longest)
 				}
 			})
 		})
