@@ -12,8 +12,8 @@ import (
 	"github.com/tidemarkhq/tidemark/internal/clock"
 )
 
-// restartFor bounds how long a restart waits for Raft to stop.
-const restartFor = 10 * time.Second
+// restartFor bounds how long a restart waits for Raft to stop. A disk that hangs has ended the process by then.
+const restartFor = time.Minute
 
 var errStateEnded = errors.New("the state group has ended")
 

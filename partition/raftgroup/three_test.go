@@ -14,6 +14,7 @@ import (
 	"github.com/tidemarkhq/tidemark/internal/clock"
 	"github.com/tidemarkhq/tidemark/internal/fsx/sim"
 	"github.com/tidemarkhq/tidemark/internal/simnet"
+	"github.com/tidemarkhq/tidemark/log"
 	"github.com/tidemarkhq/tidemark/partition/raftgroup"
 	"github.com/tidemarkhq/tidemark/proto/errs"
 )
@@ -334,6 +335,7 @@ func TestAFollowerWhoseDiskHangsIsSilent(t *testing.T) {
 			}
 			return simnet.Fate{}
 		})
+		must(t, leader.Read(t.Context())) // without it
 		<-time.After(20 * time.Second)
 		c.n.Intercept(nil)
 		if sent > 0 {
@@ -346,4 +348,32 @@ func TestAFollowerWhoseDiskHangsIsSilent(t *testing.T) {
 			t.Errorf("the leader of term %d leads in %d (%v)", term, now, ok)
 		}
 	}, func(cfg *raftgroup.StateConfig) { cfg.Timing = quick })
+}
+
+// The log of a state group is no data log; the watchdog watches it all the same.
+func TestAHangingStateGroupEndsTheProcess(t *testing.T) {
+	hung := make(chan time.Duration, 8)
+	var dog *log.Watchdog
+	onThree(t, func(c *three, t *testing.T) {
+		defer dog.Stop()
+		m := c.leader(nil)
+		hang := make(chan struct{})
+		m.log.hang.Store(&hang)
+		go func() { _, _ = m.Propose(t.Context(), []byte("a=1")) }()
+		began := clock.Monotonic()
+		for len(hung) == 0 && clock.Since(began) < time.Minute {
+			<-time.After(time.Second)
+		}
+		if took := clock.Since(began); took < 30*time.Second || took > 32*time.Second {
+			t.Errorf("reported after %v", took)
+		}
+		m.log.hang.Store(nil)
+		close(hang)
+	}, func(cfg *raftgroup.StateConfig) {
+		if cfg.ID == "b/0" {
+			dog = log.NewWatchdog(log.WatchdogConfig{OnHang: func(_ string, after time.Duration) { hung <- after }})
+			dog.Start()
+		}
+		cfg.Watchdog = dog
+	})
 }
