@@ -16,7 +16,8 @@ lint:
 test:
 	go test ./...
 
-# Power cuts for so many seconds, as root: make powercut SECONDS=1800
+# Power cuts for about so many seconds, as root: make powercut SECONDS=1800
 SECONDS ?= 150
 powercut:
-	TIDEMARK_NO_SKIP=1 TIDEMARK_POWERCUT_SECONDS=$(SECONDS) go test -count=1 -timeout $$(($(SECONDS) * 2 + 600))s -v ./internal/testkit/cutfs ./test/powercut
+	TIDEMARK_NO_SKIP=1 go test -count=1 -timeout 5m ./internal/testkit/cutfs
+	TIDEMARK_NO_SKIP=1 TIDEMARK_POWERCUT_SECONDS=$(SECONDS) go test -count=1 -timeout $$(($(SECONDS) * 3 + 900))s -v ./test/powercut

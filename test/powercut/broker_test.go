@@ -1,8 +1,10 @@
 package powercut
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/tidemarkhq/tidemark/broker/inspect"
 	"github.com/tidemarkhq/tidemark/internal/check"
@@ -25,15 +27,23 @@ func TestBrokerUnderPowerCuts(t *testing.T) {
 		kinds = append(kinds, onBlock...)
 	}
 	for _, kind := range kinds {
-		t.Run(kind, func(t *testing.T) {
-			seed := rand.Uint64()
-			t.Logf("seed %d", seed)
-			cutBroker(t, kind, seed)
-		})
+		var results []check.Result
+		limit := time.Duration(shareBroker * seconds() * float64(time.Second))
+		for began := time.Now(); len(results) == 0 || time.Since(began) < limit; {
+			ok := t.Run(kind, func(t *testing.T) {
+				seed := rand.Uint64()
+				t.Logf("seed %d", seed)
+				results = append(results, cutBroker(t, kind, seed))
+			})
+			if !ok {
+				return
+			}
+		}
+		fmt.Println(check.Merge(results...))
 	}
 }
 
-func cutBroker(t *testing.T, kind string, seed uint64) {
+func cutBroker(t *testing.T, kind string, seed uint64) check.Result {
 	rng := rand.New(rand.NewPCG(seed, 2))
 	w := newWorld(t, kind, "powercut-broker-"+kind, seed)
 	w.mount()
@@ -43,7 +53,7 @@ func cutBroker(t *testing.T, kind string, seed uint64) {
 	l.awaitAcks(1)
 	for range brokerCuts() {
 		from := w.now()
-		lost := w.powerCut(w.d.fs.CutAfter(1+rng.IntN(3000), rng.IntN(2) == 0, w.killNow))
+		lost := w.powerCut(w.d.fs.CutAfter(1+rng.IntN(2000), rng.IntN(2) == 0, w.killNow))
 		w.h.Saw("cuts", 1)
 		w.h.Saw("sectors_lost", int64(lost.SectorsLost))
 		w.mount()
@@ -66,7 +76,7 @@ func cutBroker(t *testing.T, kind string, seed uint64) {
 	w.readAll()
 	w.stop()
 	w.verify()
-	w.judge(check.Require{"cuts": int64(brokerCuts()), check.SawAcked: 100, check.Checked(check.Lost): 1, check.Checked(check.DuplicateIdempotent): 1,
+	return w.judge(check.Require{"cuts": int64(brokerCuts()), check.SawAcked: 100, check.Checked(check.Lost): 1, check.Checked(check.DuplicateIdempotent): 1,
 		check.Checked(check.CommitRegress): 1, check.Checked(check.CommitAhead): 1, check.Checked(check.PollSkip): 1})
 }
 

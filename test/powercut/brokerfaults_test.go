@@ -68,7 +68,7 @@ func TestBrokerEndsWhenASyncFails(t *testing.T) {
 	w.readAll()
 	w.stop()
 	w.verify()
-	w.judge(check.Require{"exits": 4, check.Checked(check.Lost): 1, check.Checked(check.DuplicateIdempotent): 1})
+	fmt.Println(w.judge(check.Require{"exits": 4, check.Checked(check.Lost): 1, check.Checked(check.DuplicateIdempotent): 1}))
 }
 
 // A disk that fills up is refused in time, with an error that says so, and serves again when there is room.
@@ -101,7 +101,7 @@ func TestBrokerOnAFullDisk(t *testing.T) {
 	w.readAll()
 	w.stop()
 	w.verify()
-	w.judge(check.Require{check.Checked(check.Lost): 1})
+	fmt.Println(w.judge(check.Require{check.Checked(check.Lost): 1}))
 }
 
 // A disk that somebody else fills within a moment ends the broker, which says why. Started again when there is
@@ -122,7 +122,7 @@ func TestBrokerOnADiskThatIsSuddenlyFull(t *testing.T) {
 	w.readAll()
 	w.stop()
 	w.verify()
-	w.judge(check.Require{check.Checked(check.Lost): 1})
+	fmt.Println(w.judge(check.Require{check.Checked(check.Lost): 1}))
 }
 
 func (w *world) alive() {
@@ -205,7 +205,7 @@ func TestBrokerWithRottenBits(t *testing.T) {
 	w.readAll(k)
 	w.expectQuarantine(k)
 	w.stop()
-	w.judge(check.Require{check.Checked(check.Lost): 1})
+	fmt.Println(w.judge(check.Require{check.Checked(check.Lost): 1}))
 }
 
 // A write that lands elsewhere is noticed when the log is opened again: what was acknowledged there is gone, and
@@ -225,7 +225,7 @@ func TestBrokerWithAMisdirectedWrite(t *testing.T) {
 	w.readAll(k)
 	w.expectQuarantine(k)
 	w.stop()
-	w.judge(check.Require{check.Checked(check.Lost): 1})
+	fmt.Println(w.judge(check.Require{check.Checked(check.Lost): 1}))
 }
 
 // A sync that hangs silences the broker, and ends it when it hangs for half a minute.
@@ -251,5 +251,5 @@ func TestBrokerOnAHungDisk(t *testing.T) {
 	w.readAll()
 	w.stop()
 	w.verify()
-	w.judge(check.Require{check.Checked(check.Lost): 1, check.Checked(check.DuplicateIdempotent): 1})
+	fmt.Println(w.judge(check.Require{check.Checked(check.Lost): 1, check.Checked(check.DuplicateIdempotent): 1}))
 }

@@ -26,8 +26,8 @@ type disk struct {
 
 const image = "disk.img"
 
-// sizes are the smallest images that the file systems take.
-var sizes = map[string]int64{"ext4": 96 << 20, "xfs": 320 << 20, "btrfs": 160 << 20}
+// sizes are those of the images. A broker takes nothing more while less than 64 MiB are free.
+var sizes = map[string]int64{"ext4": 768 << 20, "xfs": 768 << 20, "btrfs": 768 << 20}
 
 // newDisk makes an empty disk: "fuse", "fuse-strict", "ext4", "xfs" or "btrfs". It is taken away with the test.
 func newDisk(t testing.TB, kind string, seed uint64) *disk {

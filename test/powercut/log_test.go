@@ -2,12 +2,13 @@ package powercut
 
 import "testing"
 
-// The shares of the suites of TIDEMARK_POWERCUT_SECONDS; the brokers take the rest.
+// The shares of the suites of TIDEMARK_POWERCUT_SECONDS.
 const (
 	shareLogFUSE   = 0.25
 	shareStateFUSE = 0.10
 	shareBlock     = 0.05 // per kind of log and file system
 	shareFaults    = 0.02
+	shareBroker    = 0.04 // per file system
 )
 
 var onFUSE = []string{"fuse", "fuse-strict"}
@@ -45,8 +46,8 @@ func TestLogOnBlockDevices(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			s := newSuite(t, "log")
 			s.rounds(shareBlock, func() {
-				for _, torn := range []bool{true, false} {
-					for _, s.pool = range []bool{false, true} {
+				for _, torn := range s.either() {
+					for _, s.pool = range s.either() {
 						s.disk(kind, torn, livesPerDisk()/4+1)
 					}
 				}
@@ -61,13 +62,21 @@ func TestStatelogOnBlockDevices(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			s := newSuite(t, "statelog")
 			s.rounds(shareBlock, func() {
-				for _, torn := range []bool{true, false} {
+				for _, torn := range s.either() {
 					s.disk(kind, torn, livesPerDisk()/4+1)
 				}
 			})
 			s.report("powercut-statelog-" + kind)
 		})
 	}
+}
+
+// either is both, or one of them where there is no time.
+func (s *suite) either() []bool {
+	if seconds() == 0 {
+		return []bool{s.rng.IntN(2) == 0}
+	}
+	return []bool{true, false}
 }
 
 // A writer that acknowledges without a sync is caught.

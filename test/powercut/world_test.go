@@ -141,7 +141,9 @@ func (w *world) powerCut(cut <-chan cutfs.Lost) cutfs.Lost {
 	select {
 	case lost = <-cut:
 	case <-time.After(patience):
-		w.t.Fatalf("the power does not go: the broker writes nothing\n%s", w.b.Logs())
+		_ = syscall.Kill(w.b.PID, syscall.SIGQUIT) // it tells where it stands
+		<-w.b.Exited()
+		w.t.Fatalf("the power does not go: the broker writes nothing\n%s", w.logs())
 	}
 	w.kill()
 	w.d.unmount()
@@ -174,12 +176,12 @@ func (w *world) create(topics ...string) {
 	}
 }
 
-// judge prints the RESULT line, and fails the test with the evidence where there is any.
-func (w *world) judge(require check.Require) {
+// judge fails the test with the evidence where there is any.
+func (w *world) judge(require check.Require) check.Result {
 	w.t.Helper()
 	r := check.Check(w.h.History())
-	fmt.Println(r.Result(require))
 	if err := r.Err(require); err != nil {
 		w.t.Error(err)
 	}
+	return r.Result(require)
 }
