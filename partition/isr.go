@@ -27,15 +27,15 @@ const (
 // answers of the term count in which this replica leads: those of an earlier one may speak of entries
 // that are gone.
 //
-// changed is called without mu, since the proposals' lock is taken there. Both may be taken under store.mu.
+// changed is called without mu: the proposals' lock is taken there, under which Reached takes mu. All
+// of them may be taken under store.mu.
 type tracker struct {
 	self    raft.ServerID
 	lag     time.Duration
 	changed func() // called when size or durable may have changed
 
-	size     atomic.Int64  // 0: this replica does not lead
-	majority atomic.Int64  // of the voters
-	durable  atomic.Uint64 // least match index of the followers in sync
+	size     atomic.Int64 // written with mu held; 0: this replica does not lead
+	majority atomic.Int64 // of the voters
 
 	mu      sync.Mutex
 	term    uint64                   // guarded by mu; newest in which an entry was stored or acknowledged
@@ -43,6 +43,7 @@ type tracker struct {
 	leads   uint64                   // guarded by mu; term in which appends are taken; 0: none
 	voters  []raft.ServerID          // guarded by mu; the others
 	matches map[raft.ServerID]uint64 // guarded by mu; what followers hold under term
+	durable uint64                   // guarded by mu; least match of the followers in sync
 
 	end    uint64        // guarded by mu; index of the last entry here
 	before uint64        // guarded by mu; the same, one lag ago
@@ -81,8 +82,12 @@ func (t *tracker) Size() int { return int(t.size.Load()) }
 // Majority implements ISR.
 func (t *tracker) Majority() int { return int(t.majority.Load()) }
 
-// Durable implements ISR.
-func (t *tracker) Durable() log.Index { return log.Index(t.durable.Load()) }
+// Reached implements ISR.
+func (t *tracker) Reached(index log.Index) (size int, all bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.Size(), t.durable >= uint64(index)
+}
 
 // members are the replicas in sync, this one first; nil where it does not lead.
 func (t *tracker) members() []raft.ServerID {
@@ -246,8 +251,10 @@ func (t *tracker) reviewLocked() (changed bool) {
 			}
 		}
 	}
-	changed = t.size.Swap(size) != size
-	return t.durable.Swap(durable) != durable || changed
+	changed = t.size.Load() != size || t.durable != durable
+	t.size.Store(size)
+	t.durable = durable
+	return changed
 }
 
 // expireLocked has expire called in a while, and not later.

@@ -50,8 +50,13 @@ func (x *tracked) append(term, first, last uint64) {
 
 func (x *tracked) want(durable log.Index, members ...raft.ServerID) {
 	x.t.Helper()
-	if got := x.members(); !slices.Equal(got, members) || x.Size() != len(members) || x.Durable() != durable {
-		x.t.Errorf("in sync are %v (%d) through %d; want %v through %d", got, x.Size(), x.Durable(), members, durable)
+	size, all := x.Reached(durable)
+	_, more := x.Reached(durable + 1)
+	if durable == everything {
+		more = false
+	}
+	if got := x.members(); !slices.Equal(got, members) || size != len(members) || !all || more {
+		x.t.Errorf("in sync are %v (%d), reached %d: %v, and more: %v; want %v", got, size, durable, all, more, members)
 	}
 }
 

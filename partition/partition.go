@@ -117,17 +117,18 @@ type ISR interface {
 	Size() int
 	// Majority is how many make a majority of the voters, in sync or not.
 	Majority() int
-	// Durable is the index up to which every one of them has stored all entries: on disk with
-	// flush=commit, and else as the topic wants it.
-	Durable() log.Index
+	// Reached tells how many replicas are in sync, and whether every one of them has stored all entries up to
+	// index: on disk with flush=commit, and else as the topic wants it. Both are of one moment:
+	// so many copies there are.
+	Reached(index log.Index) (size int, all bool)
 }
 
 // alone is the ISR of a group of one.
 type alone struct{}
 
-func (alone) Size() int          { return 1 }
-func (alone) Majority() int      { return 1 }
-func (alone) Durable() log.Index { return ^log.Index(0) }
+func (alone) Size() int                     { return 1 }
+func (alone) Majority() int                 { return 1 }
+func (alone) Reached(log.Index) (int, bool) { return 1, true }
 
 // The values of TopicConfig.Flush.
 const (

@@ -61,6 +61,7 @@ type Pending struct {
 	term     log.Term
 	written  bool // by the leader
 	durable  bool // when it was written
+	copies   int  // in sync when all of them had it; for AcksAll
 	answered bool
 	release  func()
 }
@@ -116,8 +117,8 @@ func (a answers) of(p *Pending, acks Acks) (Appended, error) {
 	default:
 		return Appended{}, errs.Errorf(errs.UnknownServerError, "entry %d was stored with verdict %d", p.index, r.verdict)
 	}
-	if have := a.isr.Size(); acks == AcksAll && have < p.minInsync {
-		return Appended{}, fmt.Errorf("%w: %d of %d replicas are in sync", errFewReplicasLate, have, p.minInsync)
+	if acks == AcksAll && p.copies < p.minInsync {
+		return Appended{}, fmt.Errorf("%w: %d of %d replicas are in sync", errFewReplicasLate, p.copies, p.minInsync)
 	}
 	out := Appended{
 		BaseOffset:    r.offset,

@@ -146,7 +146,7 @@ func (ps *proposals) applied(index log.Index, term log.Term) {
 		switch {
 		case p.index != index || p.term != term:
 			ps.finish(p, Appended{}, errLeadershipLost)
-		case p.acks == AcksAll && ps.answers.isr.Durable() < p.index:
+		case p.acks == AcksAll && !ps.reached(p):
 			ps.free(p)
 			ps.held.push(p)
 		default:
@@ -174,13 +174,19 @@ func (ps *proposals) free(p *Pending) {
 	}
 }
 
+// reached tells whether every in-sync replica has an append, and notes how many these are.
+func (ps *proposals) reached(p *Pending) (all bool) {
+	p.copies, all = ps.answers.isr.Reached(p.index)
+	return all
+}
+
 // insync answers those that waited for the last in-sync replica.
 func (ps *proposals) insync() {
 	ps.mu.Lock()
 	defer ps.unlock()
 	for {
 		p, ok := ps.held.front()
-		if !ok || ps.answers.isr.Durable() < p.index {
+		if !ok || !ps.reached(p) {
 			return
 		}
 		ps.held.pop()

@@ -355,9 +355,13 @@ type followers struct {
 	durable log.Index
 }
 
-func (f *followers) Size() int          { f.mu.Lock(); defer f.mu.Unlock(); return f.size }
-func (f *followers) Majority() int      { return 1 }
-func (f *followers) Durable() log.Index { f.mu.Lock(); defer f.mu.Unlock(); return f.durable }
+func (f *followers) Size() int     { f.mu.Lock(); defer f.mu.Unlock(); return f.size }
+func (f *followers) Majority() int { return 1 }
+func (f *followers) Reached(index log.Index) (int, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.size, f.durable >= index
+}
 func (f *followers) set(size int, durable log.Index) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
