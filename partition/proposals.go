@@ -146,7 +146,7 @@ func (ps *proposals) applied(index log.Index, term log.Term) {
 		switch {
 		case p.index != index || p.term != term:
 			ps.finish(p, Appended{}, errLeadershipLost)
-		case p.acks == AcksAll && !ps.reached(p):
+		case p.acks == AcksAll && !ps.reached(p) && !bug.On(bug.AllIsMajority):
 			ps.free(p)
 			ps.held.push(p)
 		default:

@@ -143,6 +143,9 @@ func (r *Replica) recover(rec log.Recovery, lim limits) error {
 		return fmt.Errorf("%w: start state of the active segment: %w", log.ErrCorrupt, err)
 	}
 	commit := rec.Commit
+	if bug.On(bug.CommitIsTheEnd) {
+		commit = r.log.LastIndex()
+	}
 	if first := r.log.FirstIndex(); first > 0 {
 		commit = max(commit, first-1) // only what has committed is given up, or lies below a reset's base
 	}

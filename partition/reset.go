@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/tidemarkhq/tidemark/internal/bug"
 	"github.com/tidemarkhq/tidemark/internal/failpoint"
 	"github.com/tidemarkhq/tidemark/log"
 	"github.com/tidemarkhq/tidemark/partition/raftgroup"
@@ -102,6 +103,9 @@ func (r *Replica) judgeOffer(req *raft.InstallSnapshotRequest) (resp *raft.Insta
 // base with the same term, and then, as Raft keeps it, the same entries before. The leader's base is committed: only
 // what is committed is ever given up. So an entry of another term there, and what stands on it, never was.
 func (r *Replica) agreesAt(base log.Index, term log.Term) (bool, error) {
+	if bug.On(bug.ResetUnchecked) {
+		return false, nil
+	}
 	if base <= r.commitIndex() {
 		return true, nil
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/tidemarkhq/tidemark/internal/bug"
 	"github.com/tidemarkhq/tidemark/internal/clock"
 	"github.com/tidemarkhq/tidemark/internal/failpoint"
 	"github.com/tidemarkhq/tidemark/log"
@@ -158,6 +159,9 @@ func (s *store) decide(l *raft.Log, m meta, topic *TopicConfig) meta {
 	s.state.advance(max(s.state.time, s.times.now(wall)))
 	s.stamp = max(s.stamp, s.state.time, wall)
 	m.time, m.offset = s.state.time, s.state.end
+	if p == nil && bug.On(bug.ZombieRequest) {
+		p = &Pending{}
+	}
 	switch {
 	case p == nil:
 		// The proposer gave up before this was stored: Raft's queue outlives terms.

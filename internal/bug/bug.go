@@ -19,14 +19,21 @@ const (
 	TruncateCorrupt     // damage below the watermark is cut like a torn tail
 	WatermarkNotLowered // a truncation leaves the watermark above the log
 	ServeUnchecked      // what is read from the disk is not checked
+	StatelogNoSync      // an fsync of a state group's log is skipped
 	ReuseSalt           // recycled segments keep their salt
 
 	// Votes.
-	ForgetVote // a vote is answered before it is durable
-	SplitVote  // the term of a vote is written before its candidate
+	ForgetVote        // a vote is answered before it is durable
+	TrustThePageCache // what is read at open is taken for durable
+	SplitVote         // the term of a vote is written before its candidate
 
 	// Partitions.
 	AckBeforeCommit           // acks=all is answered when the leader has written
+	AllIsMajority             // acks=all does not wait for the in-sync replicas
+	ZombieRequest             // what waited in Raft's queue since an earlier term takes effect
+	CommitIsTheEnd            // a start takes the whole log for committed
+	EarlyLeader               // a leader serves before an entry of its term has committed
+	ResetUnchecked            // a follower is reset by any offer, a late one too
 	HighAboveCommit           // readers see what is not committed
 	DedupeLeaderOnly          // followers do not learn the producers of what they store
 	StateWithoutProducers     // sidecars and checkpoints lack the producers

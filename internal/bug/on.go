@@ -11,9 +11,9 @@ import (
 
 // names are in the order of the constants.
 var names = []string{
-	"", "nosync", "no_dirsync", "retry_fsync", "truncate_corrupt", "watermark_not_lowered", "serve_unchecked", "reuse_salt",
-	"forget_vote", "split_vote",
-	"ack_before_commit", "high_above_commit", "dedupe_leader_only", "state_without_producers", "retention_ignores_hold", "retention_before_checkpoint",
+	"", "nosync", "no_dirsync", "retry_fsync", "truncate_corrupt", "watermark_not_lowered", "serve_unchecked", "statelog_nosync", "reuse_salt",
+	"forget_vote", "trust_the_page_cache", "split_vote",
+	"ack_before_commit", "all_is_majority", "zombie_request", "commit_is_the_end", "early_leader", "reset_unchecked", "high_above_commit", "dedupe_leader_only", "state_without_producers", "retention_ignores_hold", "retention_before_checkpoint",
 	"meta_snapshot", "same_id_after_wipe", "linearize_alone",
 	"fast_heartbeat", "loose_commit", "deaf_pipeline",
 	"commit_offset_no_fence",

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/tidemarkhq/tidemark/internal/bug"
 )
 
 // listener is told every leadership once. told belongs to follow.
@@ -105,6 +107,9 @@ func (g *Group) confirm(ctx context.Context, term uint64) bool {
 		}
 		if g.raft.State() != raft.Leader || g.raft.CurrentTerm() != term {
 			return false
+		}
+		if bug.On(bug.EarlyLeader) {
+			return true
 		}
 		err := g.barrier(ctx)
 		if err == nil && g.raft.CurrentTerm() == term {

@@ -184,7 +184,7 @@ func (s *StableStore) renew() error {
 			writes = append(writes, stableWrite{sl, sl.has, sl.has.encode(s.salt, sl.n)})
 		}
 	}
-	if len(writes) == 0 {
+	if len(writes) == 0 || bug.On(bug.TrustThePageCache) {
 		return nil
 	}
 	return s.write(writes)
