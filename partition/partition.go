@@ -105,8 +105,9 @@ type Deps struct {
 	// It is called without locks, on a goroutine of its own; it must not wait for Stop.
 	OnFatal func(error)
 	// OnReset is called once when the leader has reset this replica: a new generation of it is on
-	// disk, and this one answers nothing any more; or when a leadership transfer has wedged it. The owner stops it, and opens and starts it
-	// again with the same Config without Voters. Called like OnFatal, and instead of it.
+	// disk, and this one answers nothing any more; or when a leadership transfer has wedged it. The
+	// owner stops it, and opens and starts it again with the same Config without Voters. Called
+	// like OnFatal, and instead of it; it may come before Start has returned.
 	OnReset func()
 }
 

@@ -91,6 +91,9 @@ func (r *Replica) judgeOffer(req *raft.InstallSnapshotRequest) (resp *raft.Insta
 	if req.Term != resp.Term {
 		return resp, false, nil
 	}
+	if g.Raft().State() == raft.Leader {
+		return nil, false, fmt.Errorf("offer of entry %d by another leader of term %d, in which this replica leads", base, req.Term)
+	}
 	agrees, err := r.agreesAt(base, term)
 	if err != nil {
 		return nil, false, fmt.Errorf("offer of entry %d, term %d: %w", base, term, err)

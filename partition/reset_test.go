@@ -88,6 +88,39 @@ func TestAResetReplicaKnowsTheProducersBelowItsBase(t *testing.T) {
 	}
 }
 
+// Raft asks for the entry before the first one, and takes any error but exactly this one for a
+// failure below it.
+func TestTheEntryBeforeTheFirstOneHasItsTerm(t *testing.T) {
+	leader, whole := retained(t)
+	base := leader.log.FirstIndex() - 1
+	want, err := whole.Entry(base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var l raft.Log
+	if err := leader.store.GetLog(uint64(base), &l); err != nil || l.Index != uint64(base) || l.Term != uint64(want.Term) {
+		t.Fatalf("%+v, %v", l, err)
+	}
+	for i := range uint64(base) {
+		if err := leader.store.GetLog(i, &l); err != raft.ErrLogNotFound {
+			t.Fatalf("entry %d: %v", i, err)
+		}
+	}
+}
+
+// Two leaders of one term cannot be. Should it seem so, nobody's log goes.
+func TestALeaderIsNotReset(t *testing.T) {
+	leader, _ := retained(t)
+	other := simRig(t)
+	term := max(leader.group.Load().Term(), other.group.Load().Term())
+	for other.group.Load().Term() < term {
+		other.restart()
+	}
+	if resp, err := offering(t, leader.Replica, other.group.Load().Term()).to(other.Replica); err == nil || other.failure() != nil {
+		t.Fatalf("%+v, %v", resp, err)
+	}
+}
+
 // what an offer meets at a follower, and what becomes of it.
 func TestAnOfferResetsOnlyWhoEndsBelowOrDisagrees(t *testing.T) {
 	leader, whole := retained(t)
