@@ -153,23 +153,23 @@ func (r *Replica) readOffer(req *raft.InstallSnapshotRequest, state io.Reader) (
 // is held throughout: nothing is stored, truncated or acknowledged in the old one meanwhile, and
 // after the switch nothing ever is.
 func (r *Replica) reset(req *raft.InstallSnapshotRequest, o log.Origin) (*raft.InstallSnapshotResponse, error) {
-	resp, err := r.resetLocked(req, o)
-	if errors.Is(r.failure(), errReset) {
+	resp, retired, err := r.resetLocked(req, o)
+	if retired {
 		r.deps.Metrics.reset()
 		r.leave()
 	}
 	return resp, err
 }
 
-func (r *Replica) resetLocked(req *raft.InstallSnapshotRequest, o log.Origin) (*raft.InstallSnapshotResponse, error) {
+func (r *Replica) resetLocked(req *raft.InstallSnapshotRequest, o log.Origin) (resp *raft.InstallSnapshotResponse, retired bool, err error) {
 	r.store.mu.Lock()
 	defer r.store.mu.Unlock()
 	if r.store.failed != nil {
-		return nil, r.store.failed
+		return nil, false, r.store.failed
 	}
 	resp, needed, err := r.judgeOffer(req)
 	if err != nil || !needed {
-		return resp, err
+		return resp, false, err
 	}
 	r.store.onDisk()
 	defer r.store.offDisk()
@@ -180,14 +180,13 @@ func (r *Replica) resetLocked(req *raft.InstallSnapshotRequest, o log.Origin) (*
 		err = switchTo(r.deps.FS, r.cfg.Dir, next)
 	}
 	if err != nil {
-		return nil, r.resetFailed(next, fmt.Errorf("reset to entry %d: %w", o.Index, err))
+		return nil, false, r.resetFailed(next, fmt.Errorf("reset to entry %d: %w", o.Index, err))
 	}
 	failpoint.Hit("partition/reset/switched")
 	r.logger.Warn("replica was reset: its leader no longer has the entries that it lacked; it starts anew where the leader's log begins",
 		"was_index", r.log.LastIndex(), "was_offset", r.log.EndOffset(), "base_index", o.Index, "base_offset", o.Offset, "generation", next)
-	r.retire()
 	resp.Success = true
-	return resp, nil
+	return resp, r.retire(), nil
 }
 
 // build makes a generation, durably: its log without entries, and the checkpoint from which Raft starts.
@@ -240,14 +239,16 @@ func noRoom(err error) bool {
 	return false
 }
 
-// retire ends this generation in memory: nothing is stored, sent, applied or served any more. The append lock is held.
-func (r *Replica) retire() {
+// retire ends this generation in memory: nothing is stored, sent, applied or served any more. The append lock
+// is held. False says that somebody else has ended it already, and has told the owner.
+func (r *Replica) retire() bool {
 	var err error = errReset
 	r.store.failed = err
 	if !r.failed.CompareAndSwap(nil, &err) {
-		return // failed meanwhile: the owner stops it already
+		return false
 	}
 	r.group.Load().Retire(err)
+	return true
 }
 
 // leave answers all who wait, and calls for the owner.

@@ -2,7 +2,6 @@ package partition
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -69,9 +68,9 @@ func (ps *proposals) pause(ctx context.Context) (resume func(), err error) {
 func (r *Replica) wedged() {
 	r.runs.Go("wedged", func(context.Context) {
 		r.store.mu.Lock()
-		r.retire()
+		retired := r.retire()
 		r.store.mu.Unlock()
-		if errors.Is(r.failure(), errReset) {
+		if retired {
 			r.leave()
 		}
 	})
