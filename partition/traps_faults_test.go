@@ -12,7 +12,7 @@ import (
 )
 
 // Everything at once, for some virtual minutes: a network that delays, reorders, repeats, loses and is cut, false
-// hints, disks that are slow or hang, replicas that pause, and power cuts of one replica at a time.
+// hints, transfers, disks that are slow or hang, replicas that pause, and power cuts of one replica at a time.
 func TestThreeReplicasUnderFaults(t *testing.T) {
 	trapped(t, func(t *testing.T, c *trio, l *ledger, rng *rand.Rand) {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -20,6 +20,7 @@ func TestThreeReplicasUnderFaults(t *testing.T) {
 		producers.Go(func() { l.produce(ctx, c, "p", 150*time.Millisecond) })
 		producers.Go(func() { l.produceOnce(ctx, c, 1, 150*time.Millisecond) })
 		producers.Go(func() { l.produceOnce(ctx, c, 2, 170*time.Millisecond) })
+		producers.Go(func() { l.read(ctx, c, 100*time.Millisecond) })
 		for range rounds(40) {
 			end := l.fault(c, rng)
 			<-time.After(time.Duration(rng.IntN(15000)) * time.Millisecond)
@@ -37,7 +38,7 @@ func TestThreeReplicasUnderFaults(t *testing.T) {
 // fault begins a fault, and returns what ends it.
 func (l *ledger) fault(c *trio, rng *rand.Rand) (end func()) {
 	victim := rng.IntN(3)
-	switch rng.IntN(8) {
+	switch rng.IntN(9) {
 	case 0, 1:
 		c.net.SetDefault(simnet.Path{Jitter: 50 * time.Millisecond, Reorder: true, Duplicate: 0.1, Loss: 0.02})
 		return func() { c.net.SetDefault(simnet.Path{Delay: time.Millisecond}) }
@@ -59,6 +60,11 @@ func (l *ledger) fault(c *trio, rng *rand.Rand) (end func()) {
 		}
 		c.disks[victim].SetHook(sim.Plan(rand.New(rand.NewPCG(rng.Uint64(), 0)), sim.Rule{P: 0.3, Do: sim.Slow(0, time.Second)}))
 		return func() { c.disks[victim].SetHook(nil) }
+	case 7:
+		if r := l.leading(c); r != nil {
+			_ = r.Transfer(c.t.Context(), c.at[victim].cfg.ID)
+		}
+		return func() {}
 	default:
 		l.kill(c, victim, rng)
 		return func() { l.revive(c, victim) }

@@ -34,7 +34,7 @@ func trapped(t *testing.T, f func(t *testing.T, c *trio, l *ledger, rng *rand.Ra
 				t.Fatal(err)
 			}
 		}
-		l := &ledger{acked: map[string]record.Offset{}, failed: map[string]error{}}
+		l := &ledger{acked: map[string]record.Offset{}, failed: map[string]error{}, high: -1}
 		f(t, c, l, rng)
 	})
 }
@@ -47,6 +47,8 @@ type ledger struct {
 	acked   map[string]record.Offset // guarded by mu
 	failed  map[string]error         // guarded by mu; not done, for certain
 	unknown int                      // guarded by mu
+	high    record.Offset            // guarded by mu; of what was acknowledged
+	reads   int                      // guarded by mu; linearizable ones
 	last    clock.Mono               // guarded by mu; of the newest ack
 	gap     time.Duration            // guarded by mu; the longest time without an ack
 }
@@ -58,6 +60,7 @@ func (l *ledger) note(value string, a Appended, err error) {
 	switch {
 	case err == nil:
 		l.acked[value] = a.BaseOffset
+		l.high = max(l.high, a.BaseOffset)
 		l.gap = max(l.gap, clock.Since(l.last))
 		l.last = clock.Monotonic()
 	case errs.OutcomeUnknown(err):
@@ -98,6 +101,35 @@ func (l *ledger) produceOnce(ctx context.Context, c *trio, pid int64, pause time
 			<-time.After(pause)
 		}
 	}
+}
+
+// read asks whoever says that it leads for a linearizable read, and holds it against what was acknowledged before.
+func (l *ledger) read(ctx context.Context, c *trio, pause time.Duration) {
+	for ; ctx.Err() == nil; <-time.After(pause) {
+		r := l.leading(c)
+		if r == nil {
+			continue
+		}
+		known := l.highest()
+		limit, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		err := r.Linearize(limit)
+		cancel()
+		if high := r.View().HighWatermark; err == nil && high <= known {
+			c.t.Errorf("a linearizable read ends at offset %d, and %d was acknowledged before it began", high, known)
+		}
+		l.mu.Lock()
+		if err == nil {
+			l.reads++
+		}
+		l.mu.Unlock()
+	}
+}
+
+// highest is the highest offset that was acknowledged.
+func (l *ledger) highest() (high record.Offset) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.high
 }
 
 // leading is a replica that says that it leads, or nil.
@@ -183,7 +215,7 @@ func (l *ledger) settle(c *trio) {
 			c.t.Errorf("%s was acknowledged at offset %d and is not there", v, at)
 		}
 	}
-	c.t.Logf("%d acknowledged, %d not done, %d unknown", len(l.acked), len(l.failed), l.unknown)
+	c.t.Logf("%d acknowledged, %d not done, %d unknown; %d linearizable reads", len(l.acked), len(l.failed), l.unknown, l.reads)
 }
 
 // hangs has the disk of a replica keep its writes and syncs until the returned function is called.
@@ -203,16 +235,6 @@ func (c *trio) hangs(i int) (release func()) {
 
 // campaign has a replica start an election, as a failure hint does.
 func (c *trio) campaign(i int) { c.at[i].group.Load().Campaign() }
-
-// term is the leader's, or 0.
-func (c *trio) term() (term uint64) {
-	for _, r := range c.at {
-		if r.View().Leader {
-			term = max(term, r.group.Load().Term())
-		}
-	}
-	return term
-}
 
 // kill ends a replica's process, and the machine's power with it.
 func (l *ledger) kill(c *trio, i int, rng *rand.Rand) {
