@@ -20,7 +20,9 @@ func TestThreeReplicasUnderFaults(t *testing.T) {
 		producers.Go(func() { l.produce(ctx, c, "p", 150*time.Millisecond) })
 		producers.Go(func() { l.produceOnce(ctx, c, 1, 150*time.Millisecond) })
 		producers.Go(func() { l.produceOnce(ctx, c, 2, 170*time.Millisecond) })
-		producers.Go(func() { l.read(ctx, c, 100*time.Millisecond) })
+		for i := range c.at {
+			producers.Go(func() { l.read(ctx, c, i, 100*time.Millisecond) })
+		}
 		for range rounds(40) {
 			end := l.fault(c, rng)
 			<-time.After(time.Duration(rng.IntN(15000)) * time.Millisecond)
@@ -44,6 +46,9 @@ func (l *ledger) fault(c *trio, rng *rand.Rand) (end func()) {
 		return func() { c.net.SetDefault(simnet.Path{Delay: time.Millisecond}) }
 	case 2:
 		c.isolate(victim)
+		if rng.IntN(2) == 0 { // as hints do: the next leader is there before the old one's lease ends
+			c.campaign((victim + 1) % 3)
+		}
 		return c.net.HealAll
 	case 3:
 		c.net.CutOneWay(host(victim), host((victim+1)%3))

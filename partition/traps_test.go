@@ -103,10 +103,10 @@ func (l *ledger) produceOnce(ctx context.Context, c *trio, pid int64, pause time
 	}
 }
 
-// read asks whoever says that it leads for a linearizable read, and holds it against what was acknowledged before.
-func (l *ledger) read(ctx context.Context, c *trio, pause time.Duration) {
+// read asks replica i for linearizable reads, and holds them against what was acknowledged before.
+func (l *ledger) read(ctx context.Context, c *trio, i int, pause time.Duration) {
 	for ; ctx.Err() == nil; <-time.After(pause) {
-		r := l.leading(c)
+		r := l.leading(c, i)
 		if r == nil {
 			continue
 		}
@@ -132,12 +132,12 @@ func (l *ledger) highest() (high record.Offset) {
 	return l.high
 }
 
-// leading is a replica that says that it leads, or nil.
-func (l *ledger) leading(c *trio) *Replica {
+// leading is one of some replicas that says that it leads, or nil. Without a choice any will do.
+func (l *ledger) leading(c *trio, among ...int) *Replica {
 	l.swap.Lock()
 	defer l.swap.Unlock()
-	for _, r := range c.at {
-		if r.Replica != nil && r.View().Leader {
+	for i, r := range c.at {
+		if (len(among) == 0 || slices.Contains(among, i)) && r.Replica != nil && r.View().Leader {
 			return r.Replica
 		}
 	}
