@@ -34,7 +34,7 @@ func trapped(t *testing.T, f func(t *testing.T, c *trio, l *ledger, rng *rand.Ra
 				t.Fatal(err)
 			}
 		}
-		l := &ledger{acked: map[string]record.Offset{}, failed: map[string]error{}, high: -1}
+		l := &ledger{acked: map[string]record.Offset{}, failed: map[string]error{}}
 		f(t, c, l, rng)
 	})
 }
@@ -47,7 +47,6 @@ type ledger struct {
 	acked   map[string]record.Offset // guarded by mu
 	failed  map[string]error         // guarded by mu; not done, for certain
 	unknown int                      // guarded by mu
-	high    record.Offset            // guarded by mu; of what was acknowledged
 	reads   int                      // guarded by mu; linearizable ones
 	last    clock.Mono               // guarded by mu; of the newest ack
 	gap     time.Duration            // guarded by mu; the longest time without an ack
@@ -60,7 +59,6 @@ func (l *ledger) note(value string, a Appended, err error) {
 	switch {
 	case err == nil:
 		l.acked[value] = a.BaseOffset
-		l.high = max(l.high, a.BaseOffset)
 		l.gap = max(l.gap, clock.Since(l.last))
 		l.last = clock.Monotonic()
 	case errs.OutcomeUnknown(err):
@@ -123,13 +121,6 @@ func (l *ledger) read(ctx context.Context, c *trio, i int, pause time.Duration) 
 		}
 		l.mu.Unlock()
 	}
-}
-
-// highest is the highest offset that was acknowledged.
-func (l *ledger) highest() (high record.Offset) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.high
 }
 
 // leading is one of some replicas that says that it leads, or nil. Without a choice any will do.
