@@ -164,10 +164,10 @@ func (c *three) faults(t *testing.T, r *register, rng *rand.Rand) {
 	}
 	c.n.HealAll()
 	c.n.SetDefault(simnet.Path{Delay: time.Millisecond})
-	leader := c.leader(nil)
+	c.leader(nil)
 	close(end)
 	clients.Wait()
-	leader = c.leader(nil)
+	leader := c.leader(nil)
 	propose(t, leader.StateGroup, "end=1")
 	defer func() {
 		if t.Failed() {
