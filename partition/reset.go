@@ -88,6 +88,9 @@ func (r *Replica) judgeOffer(req *raft.InstallSnapshotRequest) (resp *raft.Insta
 		return nil, false, fmt.Errorf("offer of entry %d, term %d, by a leader of term %d", base, term, req.Term)
 	}
 	resp = &raft.InstallSnapshotResponse{Term: g.Raft().CurrentTerm()}
+	if err := g.Err(); err != nil {
+		return nil, false, err // the term may be one that could not be made durable
+	}
 	if req.Term != resp.Term {
 		return resp, false, nil
 	}

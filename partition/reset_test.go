@@ -9,7 +9,9 @@ import (
 	"math"
 	"reflect"
 	"runtime"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -104,6 +106,29 @@ func TestTheEntryBeforeTheFirstOneHasItsTerm(t *testing.T) {
 	for i := range uint64(base) {
 		if err := leader.store.GetLog(i, &l); err != raft.ErrLogNotFound {
 			t.Fatalf("entry %d: %v", i, err)
+		}
+	}
+}
+
+// Raft goes on in memory with a term that the disk did not take, until it is fenced. No reset rests on it.
+func TestAnOfferOfATermThatIsNotDurableIsRefused(t *testing.T) {
+	leader, _ := retained(t)
+	term := leader.group.Load().Term() + 1
+	for range 20 {
+		f := joining(t, sim.New())
+		f.start()
+		f.fs.(*sim.FS).SetHook(func(op sim.Op) sim.Fault {
+			if op.Kind == sim.OpSync && strings.HasSuffix(op.Name, "/stable") {
+				return sim.Fault{Err: syscall.EIO}
+			}
+			return sim.Fault{}
+		})
+		_, _ = f.send(&raft.AppendEntriesRequest{Term: term})
+		if got := f.group.Load().Term(); got != term {
+			t.Fatalf("the term is %d: this tests nothing", got)
+		}
+		if resp, err := offering(t, leader.Replica, term).to(f.Replica); err == nil || current(t, f) != 0 {
+			t.Fatalf("%+v, %v", resp, err)
 		}
 	}
 }
