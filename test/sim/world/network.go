@@ -15,6 +15,7 @@ import (
 type network struct {
 	world *World
 	*simnet.Net
+	bad [2]string // the path that worsen has changed; the nemesis's
 }
 
 func newNetwork(w *World) *network {
@@ -54,9 +55,37 @@ func (n *network) serve(l *life) {
 // down ends a life's endpoints.
 func (n *network) down(l *life) { n.Host(l.node.name).Crash() }
 
-// heal makes every path usual again.
-func (n *network) heal() {
-	n.HealAll()
+// worsen makes the paths between some hosts slow, lossy, out of order, or all of it.
+func (n *network) worsen(rng *rand.Rand) {
+	p := usual
+	if rng.IntN(2) == 0 {
+		p.Delay, p.Jitter = time.Duration(rng.IntN(20_000))*time.Microsecond, time.Duration(1+rng.IntN(60_000))*time.Microsecond
+	}
+	if rng.IntN(2) == 0 {
+		p.Loss = rng.Float64() / 5
+	}
+	if rng.IntN(2) == 0 {
+		p.Duplicate = rng.Float64() / 3
+	}
+	p.Reorder = rng.IntN(2) == 0
+	if rng.IntN(3) == 0 {
+		a, b := n.world.nodes[rng.IntN(len(n.world.nodes))].name, n.world.nodes[rng.IntN(len(n.world.nodes))].name
+		n.world.trace.say("net", "from %s to %s: %+v", a, b, p)
+		n.SetPath(a, b, p)
+		n.bad = [2]string{a, b}
+		return
+	}
+	n.world.trace.say("net", "everywhere: %+v", p)
+	n.SetDefault(p)
+}
+
+// mend takes back what worsen did.
+func (n *network) mend() {
+	n.world.trace.say("net", "is usual again")
+	n.SetDefault(usual)
+	if n.bad[0] != n.bad[1] {
+		n.SetPath(n.bad[0], n.bad[1], usual)
+	}
 }
 
 // split cuts the network in one of the ways that networks are cut.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"path"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +23,8 @@ import (
 
 const (
 	dataDir = "/data"
+	// reserveBytes of a disk are for what was proposed already.
+	reserveBytes = 512 << 10
 	// burialTime bounds how long a dead life's goroutines may take to end.
 	burialTime = 30 * time.Second
 )
@@ -32,6 +35,7 @@ type node struct {
 	id    int
 	name  string
 	clock *wall
+	drive *drive
 	rng   *rand.Rand // guarded by mu
 
 	mu          sync.Mutex
@@ -40,6 +44,7 @@ type node struct {
 	lives       int             // guarded by mu
 	formed      map[int32]bool  // guarded by mu; what the metadata would know
 	quarantined map[int32]error // guarded by mu
+	damaged     bool            // guarded by mu; its drive has destroyed data
 }
 
 // life is one process on a node. Once dead it has no effect any more: its disk refuses, and
@@ -70,6 +75,7 @@ func (n *node) start() {
 	l := &life{node: n, number: n.lives, disk: n.disk, replicas: map[int32]*partition.Replica{},
 		runs: run.Owned(fmt.Sprintf("%s life %d", n.name, n.lives))}
 	n.life = l
+	n.disk.SetHook(n.drive.hook(l))
 	n.mu.Unlock()
 	n.world.trace.say(n.name, "starts, life %d", l.number)
 	if err := l.open(); err != nil {
@@ -99,7 +105,11 @@ func (l *life) open() (err error) {
 		l.exit("the disk hangs for %v in %s", after, name)
 	}})
 	l.watchdog.Start()
-	l.shared = log.Config{Budget: log.NewBudget(4 << 20), Files: log.NewFiles(0, 0), Syncs: log.NewSyncLimit(16), Watchdog: l.watchdog}
+	space, err := log.NewSpace(l.disk, dataDir, reserveBytes)
+	if err != nil {
+		return err
+	}
+	l.shared = log.Config{Budget: log.NewBudget(4 << 20), Files: log.NewFiles(0, 0), Syncs: log.NewSyncLimit(16), Watchdog: l.watchdog, Space: space}
 	for _, p := range l.node.world.partitionsOf(l.node.id) {
 		if err := l.openReplica(p); err != nil {
 			return fmt.Errorf("partition %d: %w", p, err)
@@ -232,7 +242,20 @@ func (l *life) exit(format string, args ...any) {
 	}
 	l.node.world.trace.say(l.node.name, "exits: "+format, args...)
 	l.end((*sim.FS).Kill)
-	l.node.world.restartLater(l.node)
+	l.node.world.restartLater(l.node, "exit")
+}
+
+// dieHere is a process that dies before an operation of its disk; it is called with the file system's lock held.
+func (l *life) dieHere(why string, op sim.Op) {
+	n, w := l.node, l.node.world
+	if !l.dead.CompareAndSwap(false, true) {
+		return
+	}
+	w.trace.say(n.name, "dies at %s, before %s of %s", why, op.Kind, path.Base(op.Name))
+	w.tasks.Go(n.name+" dies", func(context.Context) {
+		l.end((*sim.FS).Kill)
+		w.restartLater(n, "failpoint")
+	})
 }
 
 // kill ends the process as SIGKILL does: what it wrote is in the page cache.
@@ -240,17 +263,23 @@ func (n *node) kill() {
 	if l := n.up(); l != nil {
 		n.world.trace.say(n.name, "is killed")
 		l.end((*sim.FS).Kill)
-		n.world.restartLater(n)
+		n.world.restartLater(n, "kill")
 	}
 }
 
 // cutPower takes what was not synced, also from a node whose process is down.
 func (n *node) cutPower(tear bool) {
+	n.mu.Lock()
+	spared := n.damaged // see damage
+	n.mu.Unlock()
+	if spared {
+		return
+	}
 	n.world.trace.say(n.name, "loses power, tear=%v", tear)
 	reboot := func(disk *sim.FS) *sim.FS { return disk.Reboot(n.rng, tear) }
 	if l := n.up(); l != nil {
 		l.end(reboot)
-		n.world.restartLater(n)
+		n.world.restartLater(n, "power")
 		return
 	}
 	n.mu.Lock()

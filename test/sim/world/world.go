@@ -62,7 +62,6 @@ type World struct {
 	rng     *rand.Rand        // guarded by mu
 	leaders map[int32]leading // guarded by mu; what the metadata would say
 	term    map[leading]int   // guarded by mu; who led which term
-	counts  counts            // guarded by mu
 	healed  bool              // guarded by mu; nodes restart at once
 }
 
@@ -70,11 +69,6 @@ type World struct {
 type leading struct {
 	of    int
 	epoch record.Epoch
-}
-
-// counts is what a run has seen: a green run that saw nothing proves nothing.
-type counts struct {
-	elections, deaths, powerCuts, quarantined int
 }
 
 // Run runs a world and reports whether all promises were kept. The trace ends with a RESULT line.
@@ -95,8 +89,10 @@ func newWorld(o Options, out io.Writer) *World {
 	began := clock.System().Now().Round(0)
 	for i := range o.Nodes {
 		name := fmt.Sprintf("n%d", i)
-		w.nodes = append(w.nodes, &node{world: w, id: i, name: name, clock: newWall(began), rng: source(o.Seed, name),
-			disk: sim.New(), formed: map[int32]bool{}, quarantined: map[int32]error{}})
+		n := &node{world: w, id: i, name: name, clock: newWall(began), rng: source(o.Seed, name),
+			disk: sim.New(), formed: map[int32]bool{}, quarantined: map[int32]error{}}
+		n.drive = newDrive(n, source(o.Seed, name+" drive"))
+		w.nodes = append(w.nodes, n)
 	}
 	return w
 }
@@ -179,33 +175,34 @@ func (w *World) heal() {
 	w.mu.Lock()
 	w.healed = true
 	w.mu.Unlock()
-	w.net.heal()
 	for _, n := range w.nodes {
 		n.clock.right()
+		n.drive.repair()
+		n.space(-1)
 	}
 	w.startAll()
 }
 
 // restartLater brings a node back after a while, as an operator or a supervisor does.
-func (w *World) restartLater(n *node) {
+func (w *World) restartLater(n *node, why string) {
+	from := w.stamp()
 	w.mu.Lock()
 	wait := time.Duration(200+w.rng.IntN(6000)) * time.Millisecond
 	if w.healed {
 		wait = 200 * time.Millisecond
 	}
-	w.counts.deaths++
 	w.mu.Unlock()
 	w.tasks.Go("restart "+n.name, func(ctx context.Context) {
 		if pause(ctx, wait) == nil {
 			n.start()
 		}
+		w.history.Fault(check.Fault{Kind: why, From: from, Until: w.stamp()})
 	})
 }
 
 // leads is told of every leadership. No term may have two leaders.
 func (w *World) leads(n *node, p int32, epoch record.Epoch) {
 	w.mu.Lock()
-	w.counts.elections++
 	if epoch > w.leaders[p].epoch {
 		w.leaders[p] = leading{n.id, epoch}
 	}
@@ -227,9 +224,14 @@ func (w *World) leader(p int32) *node {
 }
 
 func (w *World) quarantined(n *node, p int32, err error) {
-	w.mu.Lock()
-	w.counts.quarantined++
-	w.mu.Unlock()
+	w.history.Saw("quarantined", 1)
+	n.mu.Lock()
+	why := n.damaged
+	n.mu.Unlock()
+	if why {
+		w.trace.say(n.name, "partition %d is quarantined: %v", p, err)
+		return
+	}
 	w.trace.violation(n.name, "partition %d is quarantined without a cause: %v", p, err)
 }
 
