@@ -38,12 +38,18 @@ func newClients(w *World) *clients {
 		for i := range 2 {
 			c.add((&idempotent{client: w.newClient(fmt.Sprintf("i%d.%d", p, i), p), id: int64(p)*100 + int64(i)}).run)
 		}
-		for i := range 2 {
+		for i := range 1 {
 			c.add((&plain{w.newClient(fmt.Sprintf("p%d.%d", p, i), p)}).run)
+		}
+		if w.topic.Retention.Age >= 0 {
+			c.add((&trimmer{w.newClient(fmt.Sprintf("t%d", p), p)}).run)
 		}
 		c.add((&conditional{w.newClient(fmt.Sprintf("e%d", p), p)}).run)
 		c.add((&reader{client: w.newClient(fmt.Sprintf("r%d", p), p)}).run)
 		c.add((&reader{client: w.newClient(fmt.Sprintf("f%d", p), p), anywhere: true}).run)
+	}
+	for i := range 3 {
+		c.add((&member{client: w.newClient(fmt.Sprintf("g%d", i), 0)}).run)
 	}
 	return c
 }
@@ -116,7 +122,7 @@ func (c *client) values(n int) []check.Record {
 func (c *client) batch(records []check.Record) record.Raw {
 	b := record.NewBuilder(record.BuilderConfig{})
 	for _, r := range records {
-		b.Append(record.Record{Timestamp: 1_767_225_600_000, Value: []byte(r.Value)})
+		b.Append(record.Record{Timestamp: now(), Value: []byte(r.Value)})
 	}
 	raw, err := b.Build()
 	if err != nil {
@@ -167,13 +173,13 @@ func outcome(a *answer) check.Outcome {
 type plain struct{ *client }
 
 func (p *plain) run(ctx context.Context) {
-	for p.rest(ctx, 60*time.Millisecond) {
+	for p.rest(ctx, 100*time.Millisecond) {
 		records := p.values(1 + p.rng.IntN(3))
 		op := p.op(check.Send)
 		op.Records = records
 		op.Producer = &check.Producer{ID: -1, Seq: -1}
 		t := p.world.history.Begin(op)
-		a := p.produce(ctx, &request{batches: []record.Raw{p.batch(records)}})
+		a := p.produce(ctx, &request{nonce: p.rng.Uint64(), batches: []record.Raw{p.batch(records)}})
 		result := outcome(a)
 		if result == check.OK {
 			op.Records = placed(records, a.base)
@@ -209,7 +215,7 @@ func (e *conditional) run(ctx context.Context) {
 		op.Records = records
 		op.Producer = &check.Producer{ID: -1, Seq: -1}
 		t := e.world.history.Begin(op)
-		a := e.produce(ctx, &request{batches: []record.Raw{e.batch(records)}, conditional: true, offset: at})
+		a := e.produce(ctx, &request{nonce: e.rng.Uint64(), batches: []record.Raw{e.batch(records)}, conditional: true, offset: at})
 		result := outcome(a)
 		if result == check.OK {
 			op.Records = placed(records, a.base)

@@ -21,7 +21,6 @@ type drive struct {
 	hangs []chan struct{}        // operations wait until all of them are closed
 	fail  map[sim.Kind]bool      // the next operation of that kind fails with EIO
 	spoil func(sim.Op) sim.Fault // nil: none; takes itself back once it has done something
-	crash string                 // not empty: why the process dies before its next operation
 }
 
 func newDrive(n *node, rng *rand.Rand) *drive {
@@ -43,10 +42,11 @@ func (d *drive) hook(l *life) func(sim.Op) sim.Fault {
 	return func(op sim.Op) sim.Fault {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		if d.crash != "" && op.Kind.Mutates() {
-			l.dieHere(d.crash, op)
-			d.crash = ""
-			return sim.Fault{Crash: true}
+		if op.Kind.Mutates() {
+			if place := l.node.world.dying.Swap(nil); place != nil {
+				l.dieHere(*place, op)
+				return sim.Fault{Crash: true}
+			}
 		}
 		f := sim.Fault{}
 		if d.spoil != nil {
@@ -113,5 +113,5 @@ func (d *drive) failNext(rng *rand.Rand) {
 
 // repair makes the drive usual again. What it has damaged stays.
 func (d *drive) repair() {
-	d.set(func(d *drive) { d.slow, d.fail, d.spoil, d.crash = 0, map[sim.Kind]bool{}, nil, "" })
+	d.set(func(d *drive) { d.slow, d.fail, d.spoil = 0, map[sim.Kind]bool{}, nil })
 }

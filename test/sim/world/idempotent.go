@@ -38,7 +38,7 @@ type sent struct {
 }
 
 func (p *idempotent) run(ctx context.Context) {
-	for p.rest(ctx, 60*time.Millisecond) {
+	for p.rest(ctx, 120*time.Millisecond) {
 		for len(p.queue) < window {
 			p.enqueue()
 		}

@@ -34,6 +34,7 @@ func (w *World) judge() {
 	for p := range int32(w.options.Partitions) {
 		w.finalRead(p)
 	}
+	w.dissect()
 	w.found = check.Check(w.history.History())
 }
 
@@ -60,6 +61,13 @@ func (c *client) readAll(ctx context.Context) bool {
 		return false
 	}
 	op.Offset, op.End = int64(first.start), int64(first.end)
+	if c.world.topic.Retention.Bytes >= 0 {
+		// Each replica keeps its own log start, and retain has seen to it that it kept enough.
+		seen := c.op(check.LogStart)
+		seen.Offset, seen.Outcome, seen.Complete = op.Offset, check.OK, c.world.stamp()
+		c.world.history.Add(seen)
+		op.Invoke = c.world.stamp()
+	}
 	for at := first.start; at < first.end; {
 		a := c.ask(ctx, &request{verb: verbFetch, offset: at, max: 1 << 20})
 		if a == nil || a.err != nil {
@@ -100,7 +108,7 @@ func (c *client) prove(ctx context.Context) bool {
 	op.Records = records
 	op.Producer = &check.Producer{ID: -1, Seq: -1}
 	t := c.world.history.Begin(op)
-	a := c.produce(ctx, &request{batches: []record.Raw{c.batch(records)}})
+	a := c.produce(ctx, &request{nonce: c.rng.Uint64(), batches: []record.Raw{c.batch(records)}})
 	result := outcome(a)
 	if result == check.OK {
 		op.Records = placed(records, a.base)

@@ -38,6 +38,7 @@ var troubles = []trouble{
 	{"enospc", (*nemesis).fillDisk},
 	{"rot", (*nemesis).damage},
 	{"clock", (*nemesis).shiftClock},
+	{"failpoint", (*nemesis).failpoint},
 }
 
 // ParseFaults reads a list, "all", or "none".
@@ -235,6 +236,14 @@ func (m *nemesis) fillDisk() (func(), time.Duration) {
 // damage destroys bytes of the one node whose data may be destroyed.
 func (m *nemesis) damage() (func(), time.Duration) {
 	m.world.victim().damage(m.rng)
+	return nil, 0
+}
+
+// failpoint kills whoever comes to a place between two steps.
+func (m *nemesis) failpoint() (func(), time.Duration) {
+	if place := m.world.failpoints.arm(m.rng.IntN); place != "" {
+		m.world.trace.say("-", "arms %s", place)
+	}
 	return nil, 0
 }
 

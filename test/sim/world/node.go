@@ -12,6 +12,8 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/tidemarkhq/tidemark/broker/group"
+	"github.com/tidemarkhq/tidemark/internal/check"
 	"github.com/tidemarkhq/tidemark/internal/fsx/sim"
 	"github.com/tidemarkhq/tidemark/internal/run"
 	"github.com/tidemarkhq/tidemark/log"
@@ -31,12 +33,13 @@ const (
 
 // node is one machine: its disk and its clock outlive the processes that run on it.
 type node struct {
-	world *World
-	id    int
-	name  string
-	clock *wall
-	drive *drive
-	rng   *rand.Rand // guarded by mu
+	world    *World
+	id       int
+	name     string
+	clock    *wall
+	drive    *drive
+	coordLog *raft.InmemStore
+	rng      *rand.Rand // guarded by mu
 
 	mu          sync.Mutex
 	disk        *sim.FS
@@ -60,8 +63,11 @@ type life struct {
 	shared   log.Config
 	runs     *run.Group
 
-	mu       sync.Mutex
-	replicas map[int32]*partition.Replica // guarded by mu
+	mu          sync.Mutex
+	replicas    map[int32]*partition.Replica // guarded by mu
+	nonces      map[uint64]bool              // guarded by mu; of requests that came
+	coordinator *group.Coordinator           // guarded by mu; nil until it is open
+	coordState  *raftgroup.StateGroup        // guarded by mu
 }
 
 // start boots the node's process. It returns when its replicas run, or are known not to.
@@ -72,7 +78,7 @@ func (n *node) start() {
 		return
 	}
 	n.lives++
-	l := &life{node: n, number: n.lives, disk: n.disk, replicas: map[int32]*partition.Replica{},
+	l := &life{node: n, number: n.lives, disk: n.disk, replicas: map[int32]*partition.Replica{}, nonces: map[uint64]bool{},
 		runs: run.Owned(fmt.Sprintf("%s life %d", n.name, n.lives))}
 	n.life = l
 	n.disk.SetHook(n.drive.hook(l))
@@ -115,7 +121,11 @@ func (l *life) open() (err error) {
 			return fmt.Errorf("partition %d: %w", p, err)
 		}
 	}
+	if err := l.openCoordinator(); err != nil {
+		return fmt.Errorf("coordinator: %w", err)
+	}
 	l.node.world.net.serve(l)
+	l.runs.Go("watch", l.watch)
 	l.ready.Store(true)
 	return nil
 }
@@ -142,7 +152,7 @@ func (l *life) openReplica(p int32) error {
 		cfg.Voters = w.voters(p)
 	}
 	r, err := partition.Open(cfg, partition.Deps{
-		FS: l.disk, Clock: n.clock, Log: l.shared, Stable: slot, Timing: timing,
+		FS: l.disk, Clock: n.clock, Log: l.shared, Stable: &votes{StableStore: slot, life: l, p: p}, Timing: timing,
 		Transport:    w.net.link(l, groupName(p), id),
 		OnLeadership: func(epoch record.Epoch, leads bool) { l.led(p, epoch, leads) },
 		OnFatal:      func(err error) { l.lostTrust(p, err) },
@@ -222,6 +232,9 @@ func (l *life) led(p int32, epoch record.Epoch, leads bool) {
 		return
 	}
 	if leads {
+		f := l.fact(check.Leader, p)
+		f.Term = uint64(epoch)
+		l.node.world.history.Fact(f)
 		l.node.world.leads(l.node, p, epoch)
 	} else {
 		l.node.world.trace.say(l.node.name, "no longer leads partition %d in epoch %d", p, epoch)
@@ -253,7 +266,14 @@ func (l *life) dieHere(why string, op sim.Op) {
 	}
 	w.trace.say(n.name, "dies at %s, before %s of %s", why, op.Kind, path.Base(op.Name))
 	w.tasks.Go(n.name+" dies", func(context.Context) {
-		l.end((*sim.FS).Kill)
+		n.mu.Lock()
+		power := !n.damaged && n.rng.IntN(2) == 0
+		n.mu.Unlock()
+		after := (*sim.FS).Kill
+		if power {
+			after = func(disk *sim.FS) *sim.FS { return disk.Reboot(n.rng, true) }
+		}
+		l.end(after)
 		w.restartLater(n, "failpoint")
 	})
 }
@@ -308,21 +328,25 @@ func (l *life) bury(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, burialTime)
 	defer cancel()
 	l.mu.Lock()
-	replicas := l.replicas
-	l.replicas = nil
+	replicas, coordinator, state := l.replicas, l.coordinator, l.coordState
+	l.replicas, l.coordinator, l.coordState = nil, nil, nil
 	l.mu.Unlock()
+	if coordinator != nil {
+		coordinator.Stop()
+		_ = state.Stop(ctx)
+	}
 	for _, p := range l.node.world.partitionsOf(l.node.id) {
 		if r := replicas[p]; r != nil {
 			_ = r.Stop(ctx)
 		}
 	}
+	l.runs.Cancel()
 	if l.watchdog != nil {
 		l.watchdog.Stop()
 	}
 	if l.stable != nil {
 		_ = l.stable.Close()
 	}
-	l.runs.Cancel()
 }
 
 func slotID(p int32) [16]byte { return [16]byte{'p', byte(p)} }

@@ -20,6 +20,13 @@ const (
 func (l *life) handle(ctx context.Context, q *request) *answer {
 	ctx, cancel := context.WithTimeout(ctx, serveTime)
 	defer cancel()
+	if q.nonce != 0 && !l.first(q.nonce) {
+		<-ctx.Done() // the network has doubled what no connection doubles
+		return failure(errs.Errorf(errs.InvalidRequest, "came twice"))
+	}
+	if q.verb == verbGroup {
+		return l.handleGroup(ctx, q.group)
+	}
 	r := l.replica(q.partition)
 	if r == nil {
 		return failure(errs.Errorf(errs.ReplicaNotAvailable, "no replica of partition %d runs here", q.partition))
@@ -36,6 +43,17 @@ func (l *life) handle(ctx context.Context, q *request) *answer {
 	default:
 		return failure(errs.Errorf(errs.InvalidRequest, "verb %d is unknown", q.verb))
 	}
+}
+
+// first tells whether a nonce is new to this process.
+func (l *life) first(nonce uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.nonces[nonce] {
+		return false
+	}
+	l.nonces[nonce] = true
+	return true
 }
 
 // produce dispatches the batches in order, and finishes them together.

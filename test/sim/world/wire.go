@@ -18,6 +18,7 @@ const (
 	verbFetch        // from offset
 	verbEnd          // linearizable: where does the partition end?
 	verbTrim         // before offset
+	verbGroup        // group tells what
 )
 
 // request is what a client asks about a partition.
@@ -25,9 +26,11 @@ type request struct {
 	verb        verb
 	partition   int32
 	offset      record.Offset
-	conditional bool         // produce: the partition must end at offset
-	linear      bool         // fetch: after all that was acknowledged
-	max         int          // fetch: bytes
+	nonce       uint64 // of a request that a connection delivers once; 0: it may come twice
+	conditional bool   // produce: the partition must end at offset
+	linear      bool   // fetch: after all that was acknowledged
+	max         int    // fetch: bytes
+	group       any
 	batches     []record.Raw // produce: in this order
 }
 
@@ -40,6 +43,7 @@ type answer struct {
 	start     record.Offset // log start
 	high      record.Offset // high watermark
 	batches   []record.Raw
+	group     any
 	each      []*answer // produce: one per batch
 }
 

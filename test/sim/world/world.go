@@ -12,6 +12,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -56,7 +57,10 @@ type World struct {
 	nodes   []*node
 	tasks   *run.Group    // restarts and burials
 	found   *check.Report // nil until judged
-	history *check.Recorder
+	// dying is the failpoint at which the process with the next operation on disk dies; nil: none.
+	dying      atomic.Pointer[string]
+	failpoints failpoints
+	history    *check.Recorder
 
 	mu      sync.Mutex
 	rng     *rand.Rand        // guarded by mu
@@ -74,9 +78,8 @@ type leading struct {
 // Run runs a world and reports whether all promises were kept. The trace ends with a RESULT line.
 func Run(o Options, out io.Writer) bool {
 	w := newWorld(o, out)
-	ok := w.live()
-	w.close()
-	return ok
+	defer w.failpoints.install(w)()
+	return w.live()
 }
 
 func newWorld(o Options, out io.Writer) *World {
@@ -85,12 +88,18 @@ func newWorld(o Options, out io.Writer) *World {
 		leaders: map[int32]leading{}, term: map[leading]int{}, history: check.NewRecorder("sim", o.Seed, 4<<20),
 		topic: partition.TopicConfig{SegmentBytes: log.MinSegmentBytes, Retention: log.Retention{Age: -1, Bytes: -1}},
 	}
+	switch o.Seed % 3 {
+	case 1: // by size: the log start moves by itself
+		w.topic.Retention.Bytes = 4 * log.MinSegmentBytes
+	case 2: // by age, which no run reaches, though its clocks may: the log start moves on request only
+		w.topic.Retention.Age = 6 * time.Hour
+	}
 	w.net = newNetwork(w)
 	began := clock.System().Now().Round(0)
 	for i := range o.Nodes {
 		name := fmt.Sprintf("n%d", i)
 		n := &node{world: w, id: i, name: name, clock: newWall(began), rng: source(o.Seed, name),
-			disk: sim.New(), formed: map[int32]bool{}, quarantined: map[int32]error{}}
+			disk: sim.New(), coordLog: raft.NewInmemStore(), formed: map[int32]bool{}, quarantined: map[int32]error{}}
 		n.drive = newDrive(n, source(o.Seed, name+" drive"))
 		w.nodes = append(w.nodes, n)
 	}
@@ -157,7 +166,7 @@ func (w *World) await(what string, holds func() bool) bool {
 func (w *World) everyoneLed() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return len(w.leaders) == w.options.Partitions
+	return len(w.leaders) == w.options.Partitions+1 // and the coordinator
 }
 
 func (w *World) everyoneUp() bool {
@@ -237,6 +246,9 @@ func (w *World) quarantined(n *node, p int32, err error) {
 
 // members are the nodes that host a partition.
 func (w *World) members(p int32) []int {
+	if p == coordPartition {
+		p = 1 // on every node
+	}
 	all := make([]int, len(w.nodes))
 	for i := range all {
 		all[i] = (int(p) + i) % len(all)
@@ -264,11 +276,6 @@ func (w *World) partitionsOf(node int) (list []int32) {
 		}
 	}
 	return list
-}
-
-// close stops what still runs.
-func (w *World) close() {
-	w.trace.say("-", "ends")
 }
 
 // pause waits for d, or until ctx is done.
