@@ -101,6 +101,7 @@ func (s *votes) Set(key, value []byte) error {
 
 // dissect stops all nodes and compares what their disks hold, entry by entry.
 func (w *World) dissect() {
+	w.over.Store(true)
 	for _, n := range w.nodes {
 		n.stop()
 	}

@@ -73,7 +73,7 @@ type life struct {
 // start boots the node's process. It returns when its replicas run, or are known not to.
 func (n *node) start() {
 	n.mu.Lock()
-	if n.life != nil {
+	if n.life != nil || n.world.over.Load() {
 		n.mu.Unlock()
 		return
 	}

@@ -60,6 +60,7 @@ type World struct {
 	// dying is the failpoint at which the process with the next operation on disk dies; nil: none.
 	dying      atomic.Pointer[string]
 	failpoints failpoints
+	over       atomic.Bool // nothing starts any more
 	history    *check.Recorder
 
 	mu      sync.Mutex
