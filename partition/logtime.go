@@ -18,8 +18,12 @@ const (
 //
 // A machine that was suspended for a day, or whose clock was set, wakes up with all producers a day
 // older. The batches that they send again, because the answer was lost, would count as new. So a
-// jump ahead against the monotonic clock is believed late. At the first look the
-// wall clock is believed: there is nothing to compare with.
+// jump ahead against the monotonic clock is believed late.
+//
+// What other leaders and earlier processes have stored counts like the own wall clock of that moment: otherwise the
+// first entry of a new leader whose clock is days ahead would make all producers older. A
+// process that was down for long falls behind by clockGrace at most, and producers live
+// longer by that. Only in an empty log is the wall clock believed at once.
 type logClock struct {
 	seen    bool
 	read    clock.Mono
@@ -32,6 +36,13 @@ func (c *logClock) now(wall int64) int64 {
 	passed := read.Sub(c.read)
 	c.read = read
 	return c.tick(wall, passed)
+}
+
+// learn takes the log time of an entry that this process did not stamp.
+func (c *logClock) learn(logTime int64) {
+	if logTime > 0 {
+		*c = logClock{seen: true, read: clock.Monotonic(), trusted: logTime}
+	}
 }
 
 func (c *logClock) tick(wall int64, passed time.Duration) int64 {

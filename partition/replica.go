@@ -157,6 +157,7 @@ func (r *Replica) recover(rec log.Recovery, lim limits) error {
 	if err := begin.catchUp(r.log, from); err != nil {
 		return err
 	}
+	r.store.times.learn(begin.time)
 	return r.recoverWatermark(base, commit)
 }
 

@@ -134,6 +134,7 @@ func (s *store) admit(l *raft.Log, topic *TopicConfig) (e log.Entry, ours bool, 
 	if ours {
 		return e, true, nil
 	}
+	s.times.learn(m.time)
 	return e, false, s.verify(l, m, e)
 }
 
