@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/tidemarkhq/tidemark/internal/clock"
 	"github.com/tidemarkhq/tidemark/internal/fsx"
@@ -88,6 +89,13 @@ func Open(cfg Config) (*Log, Recovery, error) {
 			quarantine(&cfg, err)
 		}
 		return nil, Recovery{}, errors.Join(fmt.Errorf("open log %s: %w", cfg.Dir, err), l.closeFiles())
+	}
+	var newest int64
+	for _, g := range l.segments {
+		newest = max(newest, g.appendedAt)
+	}
+	if newest > 0 {
+		l.age.learn(time.UnixMilli(newest), 0)
 	}
 	return l, found, nil
 }

@@ -90,6 +90,24 @@ func TestClockThatJumpsAheadDeletesNothing(t *testing.T) {
 	}
 }
 
+// Nor one that jumped while the process was down.
+func TestClockThatIsAheadAfterAStartDeletesNothing(t *testing.T) {
+	const now = int64(1_700_000_000_000)
+	cfg := testConfig(t.TempDir())
+	must(t, aged(t, cfg, now, now, now, now).Close())
+	cfg.Clock = clock.NewManual(time.UnixMilli(now).Add(10 * 24 * time.Hour))
+	l := mustOpen(t, cfg)
+	defer l.Close()
+	l.SetRetention(Retention{Age: time.Hour, Bytes: -1})
+	if n, err := l.Retain(9); n > 0 || err != nil {
+		t.Fatalf("gave up %d segments of fresh data, %v", n, err)
+	}
+	l.age.ahead = time.Hour // as if it had been ahead for so long
+	if n, err := l.Retain(9); n != 3 || err != nil {
+		t.Fatalf("gave up %d segments of old data, %v", n, err)
+	}
+}
+
 // A reader that began before its segment was given up reads on.
 func TestReadersKeepAGivenUpSegment(t *testing.T) {
 	cfg := testConfig(t.TempDir())
