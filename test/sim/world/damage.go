@@ -3,6 +3,7 @@ package world
 import (
 	"math/rand/v2"
 	"path"
+	"syscall"
 
 	"github.com/tidemarkhq/tidemark/internal/fsx/sim"
 )
@@ -22,6 +23,7 @@ var spoilers = []struct {
 	do   func(sim.Op, *rand.Rand) sim.Fault
 }{
 	{"flips a bit of a read", sim.OpRead, sim.FlipBit},
+	{"fails a read", sim.OpRead, sim.Fail(syscall.EIO)},
 	{"flips a bit of a write", sim.OpWrite, sim.FlipBit},
 	{"loses sectors of a write", sim.OpWrite, sim.LoseSectors},
 	{"misdirects sectors of a write", sim.OpWrite, sim.MisdirectSectors("")},

@@ -19,6 +19,7 @@ type drive struct {
 	rng   *rand.Rand             // guarded by mu, as is all below
 	slow  time.Duration          // up to so much more for every operation
 	hangs []chan struct{}        // operations wait until all of them are closed
+	cut   bool                   // the power goes before the next sync, when there is something to lose
 	fail  map[sim.Kind]bool      // the next operation of that kind fails with EIO
 	spoil func(sim.Op) sim.Fault // nil: none; takes itself back once it has done something
 }
@@ -44,7 +45,12 @@ func (d *drive) hook(l *life) func(sim.Op) sim.Fault {
 		defer d.mu.Unlock()
 		if op.Kind.Mutates() {
 			if place := l.node.world.dying.Swap(nil); place != nil {
-				l.dieHere(*place, op)
+				l.dieHere(*place, op, d.rng.IntN(2) == 0)
+				return sim.Fault{Crash: true}
+			}
+			if d.cut && op.Kind == sim.OpSync {
+				d.cut = false
+				l.dieHere("a power cut", op, true)
 				return sim.Fault{Crash: true}
 			}
 		}
@@ -104,14 +110,14 @@ func (d *drive) release(hang chan struct{}) {
 	close(hang)
 }
 
-// failNext has the next operation of some kind fail.
+// failNext has the next operation of some kind fail. Reads are damage.
 func (d *drive) failNext(rng *rand.Rand) {
-	kinds := []sim.Kind{sim.OpSync, sim.OpSync, sim.OpWrite, sim.OpRead, sim.OpSyncDir, sim.OpRename, sim.OpCreate, sim.OpTruncate}
+	kinds := []sim.Kind{sim.OpSync, sim.OpSync, sim.OpWrite, sim.OpSyncDir, sim.OpRename, sim.OpCreate, sim.OpTruncate}
 	k := kinds[rng.IntN(len(kinds))]
 	d.set(func(d *drive) { d.fail[k] = true })
 }
 
 // repair makes the drive usual again. What it has damaged stays.
 func (d *drive) repair() {
-	d.set(func(d *drive) { d.slow, d.fail, d.spoil = 0, map[sim.Kind]bool{}, nil })
+	d.set(func(d *drive) { d.slow, d.cut, d.fail, d.spoil = 0, false, map[sim.Kind]bool{}, nil })
 }

@@ -60,15 +60,9 @@ func (c *client) readAll(ctx context.Context) bool {
 	if first == nil || first.err != nil {
 		return false
 	}
-	op.Offset, op.End = int64(first.start), int64(first.end)
-	if c.world.topic.Retention.Bytes >= 0 {
-		// Each replica keeps its own log start, and retain has seen to it that it kept enough.
-		seen := c.op(check.LogStart)
-		seen.Offset, seen.Outcome, seen.Complete = op.Offset, check.OK, c.world.stamp()
-		c.world.history.Add(seen)
-		op.Invoke = c.world.stamp()
-	}
-	for at := first.start; at < first.end; {
+	start := c.world.started(c.name, c.key, first.start)
+	op.Offset, op.End, op.Invoke = int64(start), int64(first.end), c.world.stamp()
+	for at := start; at < first.end; {
 		a := c.ask(ctx, &request{verb: verbFetch, offset: at, max: 1 << 20})
 		if a == nil || a.err != nil {
 			return false

@@ -170,6 +170,7 @@ func (m *member) work(ctx context.Context, p int32, o *owned) {
 	a := at.ask(ctx, &request{verb: verbFetch, offset: o.position, max: 64 << 10})
 	if a == nil || a.err != nil {
 		if a != nil && a.code() == errs.OffsetOutOfRange && a.start > o.position {
+			m.world.started(m.id, op.Key, a.start)
 			o.position = a.start
 			m.moved(p, o, check.Seek)
 		}

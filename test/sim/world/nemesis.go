@@ -163,6 +163,10 @@ func (m *nemesis) kill() (func(), time.Duration) {
 func (m *nemesis) power() (func(), time.Duration) {
 	tear := m.rng.IntN(2) == 0
 	for _, n := range m.some() {
+		if m.rng.IntN(2) == 0 {
+			n.drive.set(func(d *drive) { d.cut = true })
+			continue
+		}
 		n.cutPower(tear)
 	}
 	return nil, 0

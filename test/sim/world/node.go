@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tidemarkhq/tidemark/broker/group"
 	"github.com/tidemarkhq/tidemark/internal/check"
@@ -61,6 +63,7 @@ type life struct {
 	stable   *raftgroup.StableStore
 	watchdog *log.Watchdog
 	shared   log.Config
+	registry *prometheus.Registry
 	runs     *run.Group
 
 	mu          sync.Mutex
@@ -115,7 +118,8 @@ func (l *life) open() (err error) {
 	if err != nil {
 		return err
 	}
-	l.shared = log.Config{Budget: log.NewBudget(4 << 20), Files: log.NewFiles(0, 0), Syncs: log.NewSyncLimit(16), Watchdog: l.watchdog, Space: space}
+	l.registry = prometheus.NewRegistry()
+	l.shared = log.Config{Metrics: log.NewMetrics(l.registry), Budget: log.NewBudget(4 << 20), Files: log.NewFiles(0, 0), Syncs: log.NewSyncLimit(16), Watchdog: l.watchdog, Space: space}
 	for _, p := range l.node.world.partitionsOf(l.node.id) {
 		if err := l.openReplica(p); err != nil {
 			return fmt.Errorf("partition %d: %w", p, err)
@@ -259,23 +263,27 @@ func (l *life) exit(format string, args ...any) {
 }
 
 // dieHere is a process that dies before an operation of its disk; it is called with the file system's lock held.
-func (l *life) dieHere(why string, op sim.Op) {
+func (l *life) dieHere(why string, op sim.Op, power bool) {
 	n, w := l.node, l.node.world
 	if !l.dead.CompareAndSwap(false, true) {
 		return
 	}
 	w.trace.say(n.name, "dies at %s, before %s of %s", why, op.Kind, path.Base(op.Name))
 	w.tasks.Go(n.name+" dies", func(context.Context) {
-		n.mu.Lock()
-		power := !n.damaged && n.rng.IntN(2) == 0
-		n.mu.Unlock()
-		after := (*sim.FS).Kill
-		if power {
-			after = func(disk *sim.FS) *sim.FS { return disk.Reboot(n.rng, true) }
+		if power && !n.spared() {
+			l.end(func(disk *sim.FS) *sim.FS { return disk.Reboot(n.rng, true) })
+		} else {
+			l.end((*sim.FS).Kill)
 		}
-		l.end(after)
 		w.restartLater(n, "failpoint")
 	})
+}
+
+// spared tells whether the node may not lose power: see damage.
+func (n *node) spared() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.damaged
 }
 
 // kill ends the process as SIGKILL does: what it wrote is in the page cache.
@@ -289,10 +297,7 @@ func (n *node) kill() {
 
 // cutPower takes what was not synced, also from a node whose process is down.
 func (n *node) cutPower(tear bool) {
-	n.mu.Lock()
-	spared := n.damaged // see damage
-	n.mu.Unlock()
-	if spared {
+	if n.spared() {
 		return
 	}
 	n.world.trace.say(n.name, "loses power, tear=%v", tear)
@@ -323,6 +328,21 @@ func (l *life) end(after func(*sim.FS) *sim.FS) {
 	n.world.tasks.Go(n.name+" burial", l.bury)
 }
 
+// tally adds what the logs of the life have counted.
+func (l *life) tally() {
+	if l.registry == nil {
+		return
+	}
+	families, _ := l.registry.Gather()
+	for _, f := range families {
+		if name, ok := strings.CutPrefix(f.GetName(), "tidemark_log_"); ok && name == "repaired_tails_total" {
+			for _, m := range f.GetMetric() {
+				l.node.world.history.Saw("repaired_tails", int64(m.GetCounter().GetValue()))
+			}
+		}
+	}
+}
+
 // bury ends the goroutines of a dead life; nothing they do has an effect.
 func (l *life) bury(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, burialTime)
@@ -341,6 +361,7 @@ func (l *life) bury(ctx context.Context) {
 		}
 	}
 	l.runs.Cancel()
+	l.tally()
 	if l.watchdog != nil {
 		l.watchdog.Stop()
 	}

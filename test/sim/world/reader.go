@@ -56,10 +56,26 @@ func (r *reader) refused(a *answer) {
 	if a.code() != errs.OffsetOutOfRange || a.start <= r.position {
 		return // a follower that lags behind: it will catch up
 	}
+	r.world.started(r.name, r.key, a.start)
 	op := r.op(check.Seek)
 	r.position = a.start
 	op.Offset, op.Outcome, op.Complete = int64(a.start), check.OK, r.world.stamp()
 	r.world.history.Add(op)
+}
+
+// started notes how far retention has taken a log. Each replica keeps a start of its own, which may lie before one that
+// was seen elsewhere; the history knows one
+// of the partition, which is returned.
+func (w *World) started(who string, key check.Key, at record.Offset) record.Offset {
+	if w.topic.Retention.Bytes < 0 {
+		return at // it moves on request only
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	at = max(w.starts[key.Partition], at)
+	w.starts[key.Partition] = at
+	w.history.Add(check.Op{Kind: check.LogStart, Process: who, Key: key, Invoke: w.stamp(), Complete: w.stamp(), Outcome: check.OK, Offset: int64(at)})
+	return at
 }
 
 // recordsOf decodes batches, from an offset on.

@@ -64,10 +64,11 @@ type World struct {
 	history    *check.Recorder
 
 	mu      sync.Mutex
-	rng     *rand.Rand        // guarded by mu
-	leaders map[int32]leading // guarded by mu; what the metadata would say
-	term    map[leading]int   // guarded by mu; who led which term
-	healed  bool              // guarded by mu; nodes restart at once
+	rng     *rand.Rand              // guarded by mu
+	leaders map[int32]leading       // guarded by mu; what the metadata would say
+	term    map[leading]int         // guarded by mu; who led which term
+	starts  map[int32]record.Offset // guarded by mu; the highest log start that a client has seen
+	healed  bool                    // guarded by mu; nodes restart at once
 }
 
 // leading is a leadership: of a node in what leaders holds, of a partition in what term holds.
@@ -86,7 +87,7 @@ func Run(o Options, out io.Writer) bool {
 func newWorld(o Options, out io.Writer) *World {
 	w := &World{
 		options: o, trace: newTrace(out), tasks: run.Owned("world"), rng: source(o.Seed, "world"),
-		leaders: map[int32]leading{}, term: map[leading]int{}, history: check.NewRecorder("sim", o.Seed, 4<<20),
+		starts: map[int32]record.Offset{}, leaders: map[int32]leading{}, term: map[leading]int{}, history: check.NewRecorder("sim", o.Seed, 4<<20),
 		topic: partition.TopicConfig{SegmentBytes: log.MinSegmentBytes, Retention: log.Retention{Age: -1, Bytes: -1}},
 	}
 	switch o.Seed % 3 {

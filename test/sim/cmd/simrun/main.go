@@ -14,9 +14,11 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 
+	"github.com/tidemarkhq/tidemark/internal/check"
 	"github.com/tidemarkhq/tidemark/internal/run"
 	"github.com/tidemarkhq/tidemark/test/sim"
 )
@@ -27,6 +29,7 @@ type options struct {
 	parallel int
 	trace    bool
 	settings sim.Settings
+	least    string
 }
 
 func main() {
@@ -38,6 +41,7 @@ func main() {
 	flag.IntVar(&o.settings.Nodes, "nodes", 0, "3 or 5; 0: the seed decides")
 	flag.IntVar(&o.settings.Partitions, "partitions", 3, "partitions of the topic")
 	flag.StringVar(&o.settings.Faults, "faults", "all", "kinds of faults: all, none, or a list such as kill,power,split")
+	flag.StringVar(&o.least, "least", "", "what all runs together must have seen at least, such as ops_acked=200000,elections=50")
 	flag.BoolVar(&o.trace, "trace", false, "print the whole trace, of runs that pass too")
 	flag.Parse()
 	if !given("seed") || !given("seconds") {
@@ -45,15 +49,25 @@ func main() {
 		flag.Usage()
 		os.Exit(2)
 	}
-	failed, err := runAll(context.Background(), o)
+	s := &session{options: o}
+	err := s.runAll(context.Background())
+	if err == nil {
+		err = s.sum()
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "simrun:", err)
-		os.Exit(2)
-	}
-	if failed > 0 {
-		fmt.Printf("%d of %d seeds failed\n", failed, o.n)
 		os.Exit(1)
 	}
+}
+
+// session is one call of the command.
+type session struct {
+	options
+
+	mu      sync.Mutex
+	next    uint64         // guarded by mu; seed
+	failed  []uint64       // guarded by mu
+	results []check.Result // guarded by mu
 }
 
 func given(name string) (yes bool) {
@@ -61,65 +75,87 @@ func given(name string) (yes bool) {
 	return yes
 }
 
-// runAll runs the seeds and returns how many failed.
-func runAll(ctx context.Context, o options) (failed int, err error) {
+// runAll runs the seeds.
+func (s *session) runAll(ctx context.Context) error {
 	w, err := sim.Load(ctx, ".")
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer w.Close(ctx)
-	var mu sync.Mutex
-	next := o.seed
+	s.next = s.seed
 	workers := run.NewGroup(ctx, "simrun")
-	for range max(1, min(o.parallel, o.n)) {
+	for range max(1, min(s.parallel, s.n)) {
 		workers.Go("worker", func(ctx context.Context) {
 			for {
-				mu.Lock()
-				seed := next
-				next++
-				mu.Unlock()
-				if seed >= o.seed+uint64(o.n) {
+				s.mu.Lock()
+				seed := s.next
+				s.next++
+				s.mu.Unlock()
+				if seed >= s.seed+uint64(s.n) {
 					return
 				}
-				ok := o.one(ctx, w, seed, &mu)
-				mu.Lock()
-				if !ok {
-					failed++
-				}
-				mu.Unlock()
+				s.one(ctx, w, seed)
 			}
 		})
 	}
 	workers.Wait()
-	return failed, nil
+	return nil
 }
 
 // one runs one seed and prints how it went, all at once.
-func (o options) one(ctx context.Context, w *sim.World, seed uint64, print *sync.Mutex) bool {
+func (s *session) one(ctx context.Context, w *sim.World, seed uint64) {
 	var trace bytes.Buffer
 	var to io.Writer = &trace
-	if o.trace && o.n == 1 {
+	if s.trace && s.n == 1 {
 		to = os.Stdout
 	}
-	settings := o.settings
+	settings := s.settings
 	if settings.Nodes == 0 {
 		settings.Nodes = 3 + 2*int(seed%2)
 	}
 	r := w.Run(ctx, seed, to, settings)
-	print.Lock()
-	defer print.Unlock()
-	if o.trace || r.Failed {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.trace || r.Failed {
 		_, _ = io.Copy(os.Stdout, &trace)
 	}
 	fmt.Printf("%s hash=%s\n", r.Line, r.Hash)
+	if result, err := check.ParseResult(r.Line); err == nil {
+		s.results = append(s.results, result)
+	}
 	if r.Failed {
+		s.failed = append(s.failed, seed)
 		fmt.Printf("FAILED seed %d at commit %s", seed, commit())
 		if r.Why != nil {
 			fmt.Printf(": %v", r.Why)
 		}
 		fmt.Printf("\nreplay: go run ./test/sim/cmd/simrun %s -trace\n", settings.Replay(seed))
 	}
-	return !r.Failed
+}
+
+// sum prints the sums of several runs, and tells whether all is well.
+func (s *session) sum() error {
+	all := check.Merge(s.results...)
+	if s.n > 1 {
+		fmt.Println(all)
+	}
+	if len(s.failed) > 0 {
+		return fmt.Errorf("%d of %d seeds failed: %d", len(s.failed), s.n, s.failed)
+	}
+	for want := range strings.SplitSeq(s.least, ",") {
+		name, text, ok := strings.Cut(want, "=")
+		if !ok {
+			continue
+		}
+		n, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
+			return fmt.Errorf("-least %s: %w", want, err)
+		}
+		if all.Saw[name] < n {
+			return fmt.Errorf("vacuous: %s is %d, want %d at least", name, all.Saw[name], n)
+		}
+	}
+	return nil
 }
 
 // commit names the sources, as far as git knows them.
