@@ -115,9 +115,13 @@ func TestALaggingReplicaGetsAllThatIsRetained(t *testing.T) {
 		h.load(leader, 60)
 		leader.giveUp(t)
 		h.net.HealAll()
+		began := time.Now()
 		h.settle("the replica has caught up", func() bool { return caughtUp(leader, lagging) })
 		if h.count != 1 {
 			t.Errorf("it was reset %d times", h.count)
+		}
+		if took := time.Since(began); took > 10*time.Second { // Raft's backoff and a commit timeout or two
+			t.Errorf("it took %v: the leader does not hear of the reset", took)
 		}
 		if a := leader.View().LogStart; a == 0 || lagging.View().LogStart != a {
 			t.Fatalf("the leader's log starts at %d, the replica's at %d", a, lagging.View().LogStart)

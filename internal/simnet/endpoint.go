@@ -365,7 +365,7 @@ func (e *Endpoint) install(ctx context.Context) {
 				e.answer(m, nil, err)
 				continue
 			}
-			e.answer(m, resp, nil)
+			e.net.reply(e.life, m, resp, nil) // a replica that was reset says so although it is silent by now
 		case <-ctx.Done():
 			return
 		}

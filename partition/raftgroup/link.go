@@ -34,7 +34,8 @@ type Link interface {
 	// substitute: it counts answers to requests that were sent before it.
 	Confirm(ctx context.Context, term uint64, voters []raft.ServerID) error
 	// AnswerTerm gives what a peer's Confirm is answered with: the group's term, or false where
-	// the group is fenced or muted and must answer nothing.
+	// the group is fenced or muted and must answer nothing. What an Interceptor answers goes out all the same: a
+	// replica that was reset is fenced by then, and its leader waits.
 	AnswerTerm(term func() (uint64, bool))
 }
 
