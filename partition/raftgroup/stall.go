@@ -2,6 +2,7 @@ package raftgroup
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tidemarkhq/tidemark/internal/clock"
@@ -20,25 +21,30 @@ const muteAfter = 3 * time.Second
 type stall struct {
 	owner func() time.Duration // what the owner knows of such calls; nil: nothing
 	gauge *log.Gauge
+	born  clock.Mono // what oldest counts from
+
+	oldest atomic.Int64 // written with mu held: when the oldest call under way began; 0: none is
 
 	mu    sync.Mutex
-	next  int                // guarded by mu
-	calls map[int]clock.Mono // guarded by mu; under way, and since when
+	next  int           // guarded by mu
+	calls map[int]int64 // guarded by mu; under way, and when they began
 }
 
 func newStall(name string, dog *log.Watchdog, owner func() time.Duration) *stall {
-	return &stall{owner: owner, gauge: dog.Gauge(name), calls: map[int]clock.Mono{}}
+	return &stall{owner: owner, gauge: dog.Gauge(name), born: clock.Monotonic(), calls: map[int]int64{}}
 }
 
-// begin and the function that it returns bracket a disk call.
+// begin and end bracket a disk call.
 func (s *stall) begin() (call int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	now := max(1, int64(clock.Since(s.born)))
 	if len(s.calls) == 0 {
 		s.gauge.Begin()
+		s.oldest.Store(now)
 	}
 	s.next++
-	s.calls[s.next] = clock.Monotonic()
+	s.calls[s.next] = now
 	return s.next
 }
 
@@ -46,20 +52,25 @@ func (s *stall) end(call int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.calls, call)
-	if len(s.calls) == 0 {
+	oldest := int64(0)
+	for _, began := range s.calls {
+		if oldest == 0 || began < oldest {
+			oldest = began
+		}
+	}
+	s.oldest.Store(oldest)
+	if oldest == 0 {
 		s.gauge.End()
 	}
 }
 
-// longest is how long the oldest call under way has been taking; 0 when there is none.
+// longest is how long the oldest call under way has been taking; 0 when there is none. It takes no lock.
 func (s *stall) longest() (d time.Duration) {
 	if s.owner != nil {
 		d = s.owner()
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, since := range s.calls {
-		d = max(d, clock.Since(since))
+	if began := s.oldest.Load(); began != 0 {
+		d = max(d, clock.Since(s.born)-time.Duration(began))
 	}
 	return d
 }
