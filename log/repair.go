@@ -10,6 +10,7 @@ import (
 
 	"github.com/tidemarkhq/tidemark/internal/bug"
 	"github.com/tidemarkhq/tidemark/internal/failpoint"
+	"github.com/tidemarkhq/tidemark/internal/fsx"
 )
 
 // repairTail cuts what follows the valid frames when it was never
@@ -118,15 +119,23 @@ func (l *Log) thinAside() error {
 
 // settle makes the frames durable that no fsync is known to have covered. They
 // are written once more first: after a failed fsync the kernel may hold them as
-// clean pages that never reached the disk, and a mere fsync would say nothing.
+// clean pages that never reached the disk, and a mere fsync would say nothing. And
+// the kernel must forget these pages before: see fsx.Evict.
 func (l *Log) settle(g *segment, from int64) error {
 	if from == 0 || from >= g.endPos {
 		return nil
 	}
+	if err := l.fsync(g.file); err != nil {
+		return err // only clean pages can be forgotten
+	}
+	from -= from % blockBytes
 	b := make([]byte, min(coldAhead, alignBlock(g.endPos)-from))
 	for pos := from; pos < g.endPos; {
 		n := min(int64(len(b)), g.endPos-pos)
 		if _, err := g.file.ReadAt(b[:n], pos); err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		if err := fsx.Evict(g.file, pos, alignBlock(n)); err != nil {
 			return err
 		}
 		if _, err := g.file.WriteAt(b[:n], pos); err != nil {

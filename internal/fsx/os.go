@@ -57,6 +57,20 @@ func (f osFile) Size() (int64, error) {
 
 func (f osFile) Sync() error { return datasync(f.File) }
 
+func (f osFile) evict(off, n int64) error { return evict(f.File, off, n) }
+
+// Evict makes the system forget the whole pages in [off, off+n) of a file that was synced, so that
+// what is written there next goes to the disk as if nothing had been tried before. After a failed
+// sync that is not so: ext4 takes blocks for written that were new in the failed write, and then a
+// write and a sync of the same pages succeed, and the next mount reads zeros. Where the
+// system cannot, or f is none of its files, it does nothing.
+func Evict(f File, off, n int64) error {
+	if e, ok := f.(interface{ evict(off, n int64) error }); ok {
+		return e.evict(off, n)
+	}
+	return nil
+}
+
 // ReadFile reads a whole file of at most limit bytes.
 func ReadFile(fsys FS, name string, limit int64) ([]byte, error) {
 	f, err := fsys.OpenFile(name, os.O_RDONLY, 0)

@@ -176,7 +176,8 @@ func (s *StableStore) loadSlot(n int) (*slot, error) {
 
 // renew writes what was read once more and makes it durable. A process that died before its sync, or
 // whose sync failed, leaves votes in the page cache that a power cut may take back. A mere
-// sync would not do: after a failed one the kernel holds such pages as clean.
+// sync would not do: after a failed one the kernel holds such pages as clean, and must forget them
+// before they are written again (see fsx.Evict).
 func (s *StableStore) renew() error {
 	var writes []stableWrite
 	for _, sl := range s.slots {
@@ -186,6 +187,12 @@ func (s *StableStore) renew() error {
 	}
 	if len(writes) == 0 || bug.On(bug.TrustThePageCache) {
 		return nil
+	}
+	if err := s.file.Sync(); err != nil {
+		return err // only clean pages can be forgotten
+	}
+	if err := fsx.Evict(s.file, 0, 0); err != nil {
+		return err
 	}
 	return s.write(writes)
 }
