@@ -24,9 +24,7 @@ const plenty = 1 << 40
 // sickWorld is a broker under load on a disk about to fall ill.
 func sickWorld(t *testing.T, suite string, quota int64) (*world, *load) {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("not in short mode")
-	}
+	notShort(t)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	w := newWorld(t, "fuse", suite, seed)
@@ -204,6 +202,33 @@ func TestBrokerWithRottenBits(t *testing.T) {
 	w.mustStart()
 	w.readAll(k)
 	w.expectQuarantine(k)
+	w.stop()
+	fmt.Println(w.judge(check.Require{check.Checked(check.Lost): 1}))
+}
+
+// Bits that rot while the broker serves are found by who reads them.
+func TestBrokerWhoseBitsRotWhileItRuns(t *testing.T) {
+	w, l := sickWorld(t, "bitrot-live-broker", plenty)
+	l.awaitAcks(2500)
+	l.stop()
+	k := check.Key{Topic: "plain", Partition: 1}
+	path, _ := w.stored(k)
+	w.stop()
+	w.mustStart() // nothing is in memory
+	text, err := w.d.fs.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := len(text) / 3
+	for text[at] == 0 {
+		at++
+	}
+	if err := w.d.fs.FlipBit(path, int64(at), 5); err != nil {
+		t.Fatal(err)
+	}
+	w.expectQuarantine(k)
+	w.readAll(k)
+	w.alive()
 	w.stop()
 	fmt.Println(w.judge(check.Require{check.Checked(check.Lost): 1}))
 }

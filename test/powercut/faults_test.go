@@ -65,6 +65,7 @@ func (s *suite) sick(kind string, fault cutfs.Fault) {
 // A log that meets a disk error ends. What the kernel forgot to write and shows all the
 // same (fsyncgate) is not taken for durable by the next process either.
 func TestDiskErrors(t *testing.T) {
+	notShort(t)
 	for _, child := range []string{"log", "statelog"} {
 		for _, kinds := range [][]string{onFUSE, onBlock} {
 			s := newSuite(t, child)

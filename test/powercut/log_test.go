@@ -42,6 +42,7 @@ func TestStatelogOnFUSE(t *testing.T) {
 }
 
 func TestLogOnBlockDevices(t *testing.T) {
+	notShort(t)
 	for _, kind := range onBlock {
 		t.Run(kind, func(t *testing.T) {
 			s := newSuite(t, "log")
@@ -58,6 +59,7 @@ func TestLogOnBlockDevices(t *testing.T) {
 }
 
 func TestStatelogOnBlockDevices(t *testing.T) {
+	notShort(t)
 	for _, kind := range onBlock {
 		t.Run(kind, func(t *testing.T) {
 			s := newSuite(t, "statelog")
@@ -90,5 +92,12 @@ func TestLossIsSeen(t *testing.T) {
 		if s.total.lost == 0 {
 			t.Errorf("%s: nothing was lost without a sync: %+v", kind, s.total)
 		}
+	}
+}
+
+func notShort(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("not in short mode")
 	}
 }

@@ -102,20 +102,20 @@ func (n *inode) sync() {
 }
 
 // cut loses what is pending, or keeps a random part of it.
-func (n *inode) cut(rng *rand.Rand, torn bool, lost *Lost) {
+func (n *inode) cut(rng *rand.Rand, sector int, torn bool, lost *Lost) {
 	keep := 0.0
 	if torn {
 		keep = chance(rng)
 	}
 	kept := n.safe.clone()
 	for _, c := range n.pending {
-		n.tear(&kept, c, rng, keep, lost)
+		n.tear(&kept, c, rng, sector, keep, lost)
 	}
 	n.safe, n.seen = kept, kept.clone()
 	n.pending, n.grown = nil, false
 }
 
-func (n *inode) tear(kept *content, c change, rng *rand.Rand, keep float64, lost *Lost) {
+func (n *inode) tear(kept *content, c change, rng *rand.Rand, sector int, keep float64, lost *Lost) {
 	if c.truncate {
 		if rng.Float64() < keep {
 			kept.truncate(c.off, &n.safe)
@@ -123,7 +123,7 @@ func (n *inode) tear(kept *content, c change, rng *rand.Rand, keep float64, lost
 		return
 	}
 	for off, data := c.off, c.data; len(data) > 0; {
-		k := min(len(data), SectorBytes-int(off%SectorBytes))
+		k := min(len(data), sector-int(off%int64(sector)))
 		if rng.Float64() < keep {
 			kept.write(off, data[:k], &n.safe)
 			lost.SectorsKept++

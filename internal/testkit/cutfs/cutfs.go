@@ -30,7 +30,7 @@ import (
 	"github.com/tidemarkhq/tidemark/internal/clock"
 )
 
-// SectorBytes is what a disk writes whole or not at all.
+// SectorBytes is what a disk writes whole or not at all, unless SetSector says otherwise.
 const SectorBytes = 512
 
 // Source begins the name of every mount; the process that made it follows. Directories that
@@ -66,6 +66,7 @@ type FS struct {
 	next   uint64
 	life   int // counts the cuts: a mount of an earlier life is dead
 	root   *inode
+	sector int      // bytes that are written whole or not at all
 	ops    []nameOp // changes of names that are not durable; Journaled only
 	// committed counts the changes of names that are.
 	committed int
@@ -98,7 +99,7 @@ type Lost struct {
 
 // New returns an empty file system. All that is random follows the seed.
 func New(mode Mode, seed uint64) *FS {
-	f := &FS{mode: mode, rng: rand.New(rand.NewPCG(seed, 0xc07)), inodes: map[uint64]*inode{}, quota: 1 << 40}
+	f := &FS{mode: mode, rng: rand.New(rand.NewPCG(seed, 0xc07)), inodes: map[uint64]*inode{}, quota: 1 << 40, sector: SectorBytes}
 	f.root = f.newInode(syscall.S_IFDIR | 0o700)
 	return f
 }
@@ -109,6 +110,13 @@ func (f *FS) SetQuota(bytes int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.quota = bytes / pageBytes
+}
+
+// SetSector changes what is written whole or not at all: a disk with sectors of 4 KiB, say.
+func (f *FS) SetSector(bytes int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sector = bytes
 }
 
 // Used is how many bytes the files take.
@@ -209,7 +217,7 @@ func (f *FS) reboot(dir *inode, live map[uint64]*inode, torn bool, lost *Lost) {
 			continue
 		}
 		n.nlink, n.lookups = 1, 0
-		n.cut(f.rng, torn, lost)
+		n.cut(f.rng, f.sector, torn, lost)
 		f.used += int64(len(n.seen.pages))
 	}
 }

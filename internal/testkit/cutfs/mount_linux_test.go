@@ -151,6 +151,15 @@ func TestInjectedErrors(t *testing.T) {
 	if _, err := w.ReadAt(buf, 0); !errors.Is(err, syscall.EIO) {
 		t.Error(err)
 	}
+	f.Inject(Fault{Op: OpSync, Delay: 30 * time.Millisecond})
+	began := time.Now()
+	check(t, w.Sync())
+	if took := time.Since(began); took < 30*time.Millisecond {
+		t.Errorf("a slow sync took %v", took)
+	}
+	if err := syscall.Fallocate(int(w.Fd()), 0, 0, 4096); !errors.Is(err, syscall.ENOTSUP) {
+		t.Errorf("fallocate says %v", err)
+	}
 	f.SetQuota(1)
 	if _, err := w.WriteAt([]byte("x"), 1<<20); !errors.Is(err, syscall.ENOSPC) {
 		t.Error(err)
