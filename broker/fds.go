@@ -1,8 +1,9 @@
 package broker
 
 const (
-	// filesPerReplica are open all the time: active segment, watermark, lock.
-	filesPerReplica = 3
+	// filesPerReplica are open all the time: active segment, watermark, lock, and a second
+	// lock once the replica was reset.
+	filesPerReplica = 4
 	// otherFiles are for sealed segments, state groups, listeners and the runtime.
 	otherFiles = 1024
 )
