@@ -34,13 +34,15 @@ func trapped(t *testing.T, f func(t *testing.T, c *trio, l *ledger, rng *rand.Ra
 				t.Fatal(err)
 			}
 		}
-		l := &ledger{acked: map[string]record.Offset{}, failed: map[string]error{}}
+		l := &ledger{acked: map[string]record.Offset{}, failed: map[string]error{}, opts: opts}
 		f(t, c, l, rng)
 	})
 }
 
 // ledger is what producers were told.
 type ledger struct {
+	opts []option // of the replicas
+
 	swap sync.Mutex // guards the trio's replicas against producers
 
 	mu      sync.Mutex
@@ -165,8 +167,8 @@ func appendTo(ctx context.Context, r *Replica, a Append) (Appended, error) {
 	return p.Result(ctx)
 }
 
-// settle heals the network, waits until the replicas are equal, and holds what they have against the ledger.
-func (l *ledger) settle(c *trio) {
+// converge heals the network, waits until the replicas are equal, and returns what they have.
+func (l *ledger) converge(c *trio) (all []string) {
 	c.t.Helper()
 	c.net.HealAll()
 	c.net.SetDefault(simnet.Path{Delay: time.Millisecond})
@@ -176,7 +178,6 @@ func (l *ledger) settle(c *trio) {
 		end = a.EndOffset
 		return err == nil
 	})
-	var all []string
 	c.until("all replicas are equal", func() bool {
 		for i, r := range c.at {
 			got, err := r.readAll()
@@ -187,6 +188,11 @@ func (l *ledger) settle(c *trio) {
 		}
 		return true
 	})
+	return all
+}
+
+// judge holds what is there against what producers were told.
+func (l *ledger) judge(all []string) (wrong []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	count := map[string]int{}
@@ -195,17 +201,28 @@ func (l *ledger) settle(c *trio) {
 	}
 	for v, n := range count {
 		if n > 1 {
-			c.t.Errorf("%s is there %d times", v, n)
+			wrong = append(wrong, fmt.Sprintf("%s is there %d times", v, n))
 		}
 		if err := l.failed[v]; err != nil {
-			c.t.Errorf("%s is there, and its producer was told that nothing was appended: %v", v, err)
+			wrong = append(wrong, fmt.Sprintf("%s is there, and its producer was told that nothing was appended: %v", v, err))
 		}
 	}
 	for v, at := range l.acked {
 		if int(at) >= len(all) || all[at] != v {
-			c.t.Errorf("%s was acknowledged at offset %d and is not there", v, at)
+			wrong = append(wrong, fmt.Sprintf("%s was acknowledged at offset %d and is not there", v, at))
 		}
 	}
+	return wrong
+}
+
+// settle heals the network, waits until the replicas are equal, and judges them.
+func (l *ledger) settle(c *trio) {
+	c.t.Helper()
+	for _, wrong := range l.judge(l.converge(c)) {
+		c.t.Error(wrong)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	c.t.Logf("%d acknowledged, %d not done, %d unknown; %d linearizable reads", len(l.acked), len(l.failed), l.unknown, l.reads)
 }
 
@@ -227,23 +244,30 @@ func (c *trio) hangs(i int) (release func()) {
 // campaign has a replica start an election, as a failure hint does.
 func (c *trio) campaign(i int) { c.at[i].group.Load().Campaign() }
 
-// kill ends a replica's process, and the machine's power with it.
-func (l *ledger) kill(c *trio, i int, rng *rand.Rand) {
-	c.net.Host(host(i)).Crash()
-	c.disks[i] = c.disks[i].Reboot(rng, true)
-	old := l.replace(c, i, &rig{})
-	_ = old.tryStop()
+// kill ends the processes of replicas, and their machines' power with them, all at once.
+func (l *ledger) kill(c *trio, rng *rand.Rand, which ...int) {
+	var old []*rig
+	for _, i := range which {
+		c.net.Host(host(i)).Crash()
+		c.disks[i] = c.disks[i].Reboot(rng, true)
+		old = append(old, l.replace(c, i, &rig{}))
+	}
+	for _, r := range old {
+		_ = r.tryStop()
+	}
 }
 
-// revive starts it again from what the disk holds.
-func (l *ledger) revive(c *trio, i int) {
+// revive starts them again from what the disks hold.
+func (l *ledger) revive(c *trio, which ...int) {
 	c.t.Helper()
-	r := newRig(c.t, c.disks[i], "/data", func(r *rig) { c.member(r, i) })
-	r.cfg.Voters = nil
-	if err := r.tryStart(); err != nil {
-		c.t.Fatalf("replica %d does not start from what the disk kept: %v", i, err)
+	for _, i := range which {
+		r := newRig(c.t, c.disks[i], "/data", append(slices.Clone(l.opts), func(r *rig) { c.member(r, i) })...)
+		r.cfg.Voters = nil
+		if err := r.tryStart(); err != nil {
+			c.t.Fatalf("replica %d does not start from what the disk kept: %v", i, err)
+		}
+		l.replace(c, i, r)
 	}
-	l.replace(c, i, r)
 }
 
 // replace does not wait while it holds the lock: time would stand still for those who want it.
