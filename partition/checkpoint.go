@@ -139,9 +139,14 @@ func (r *Replica) checkpointIfDue() {
 	}
 }
 
-// settled tells whether all that a state describes is committed and applied here.
+// settled tells whether all that a state describes is committed and applied here. What has committed at its index may
+// by now be another leader's entry, which is looked at last.
 func (r *Replica) settled(c *state) bool {
-	return c.index <= r.commitIndex() && c.end <= r.highWatermark() && c.start <= max(r.log.StartOffset(), r.trimmedTo())
+	if c.index > r.commitIndex() || c.end > r.highWatermark() || c.start > max(r.log.StartOffset(), r.trimmedTo()) {
+		return false
+	}
+	e, err := r.log.Entry(c.index)
+	return err == nil && e.Term == c.term
 }
 
 // checkpoint writes one and lets retention know. Callers hold checkpointing; one that was

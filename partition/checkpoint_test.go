@@ -372,3 +372,18 @@ func TestNothingUncommittedIsCheckpointed(t *testing.T) {
 		t.Fatalf("checkpoint at entry %d, 11 are committed", got)
 	}
 }
+
+// A checkpoint is decided on beside Raft's main loop, which may replace what it describes by another leader's entries and
+// commit those.
+func TestACheckpointOfReplacedEntriesIsNotWritten(t *testing.T) {
+	r := simRig(t)
+	r.mustAppend(batch("a"))
+	c := r.store.now()
+	if !r.settled(c) {
+		t.Fatal("all is committed")
+	}
+	c.term++ // what stood there was of another term
+	if r.settled(c) {
+		t.Error("the state of an entry that is not there would be written")
+	}
+}

@@ -24,17 +24,17 @@ type house struct {
 }
 
 // housed runs f on three replicas of small segments.
-func housed(t *testing.T, f func(h *house, t *testing.T)) {
+func housed(t *testing.T, f func(h *house, t *testing.T), opts ...option) {
 	h := &house{}
 	three(t, func(c *trio, t *testing.T) {
 		h.trio = c
 		f(h, t)
-	}, func(r *rig) {
+	}, append([]option{func(r *rig) {
 		if h.reset == nil {
 			h.reset = make(chan *rig, 16) // made in the bubble
 		}
 		h.owns(r)
-	})
+	}}, opts...)...)
 }
 
 func (h *house) owns(r *rig) {

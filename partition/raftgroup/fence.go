@@ -113,10 +113,14 @@ type fencedLog struct {
 }
 
 func (l fencedLog) GetLog(index uint64, out *raft.Log) error {
-	if !l.fence.tripped() {
+	for again := true; !l.fence.tripped(); again = false {
 		err := l.LogStore.GetLog(index, out)
 		if err == nil || l.gone(index, err) {
 			return err
+		}
+		// It may have been cut, and another stored in its place: once in a term, so not twice while one call is made.
+		if again && errors.Is(err, raft.ErrLogNotFound) {
+			continue
 		}
 		l.fence.trip(fmt.Errorf("read entry %d: %w", index, err))
 	}
@@ -213,7 +217,7 @@ func (m fencedBatchFSM) ApplyBatch(entries []*raft.Log) []any {
 }
 
 // behind puts all parts of a group behind one fence.
-func (p Parts) behind(f *fence, r *relay) (Parts, error) {
+func (p Parts) behind(f *fence, r *relay, o *office) (Parts, error) {
 	if _, ok := p.Transport.(raft.WithPreVote); !ok {
 		return p, fmt.Errorf("transport %T does not speak pre-vote: a replica that was cut off would depose healthy leaders", p.Transport)
 	}
@@ -224,6 +228,6 @@ func (p Parts) behind(f *fence, r *relay) (Parts, error) {
 	}
 	p.Logs = fencedLog{p.Logs, f}
 	p.Stable = fencedStable{p.Stable, f}
-	p.Transport = preVoter{fencedTransport{p.Transport, f, r}}
+	p.Transport = preVoter{fencedTransport{p.Transport, f, r, o, p.Snapshots}}
 	return p, nil
 }

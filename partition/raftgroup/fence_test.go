@@ -25,3 +25,32 @@ func TestAnErrorDuringStopFencesTheGroup(t *testing.T) {
 		t.Errorf("append entries: %v", err)
 	}
 }
+
+// replaced shows an entry only to the second who asks: another leader's took the place of one that was cut.
+type replaced struct {
+	raft.LogStore
+	asked int
+}
+
+func (l *replaced) GetLog(index uint64, out *raft.Log) error {
+	if l.asked++; l.asked == 1 {
+		return raft.ErrLogNotFound
+	}
+	return l.LogStore.GetLog(index, out)
+}
+
+// Raft's replicating goroutines read beside the main loop, which may cut the log and append to it in between.
+func TestAnEntryThatIsReplacedWhileItIsReadIsNoFailure(t *testing.T) {
+	f := newFence(func(err error) { t.Error(err) }, newStall("", nil, nil))
+	logs := raft.NewInmemStore()
+	if err := logs.StoreLog(&raft.Log{Index: 1, Term: 7}); err != nil {
+		t.Fatal(err)
+	}
+	var got raft.Log
+	if err := (fencedLog{&replaced{LogStore: logs}, f}).GetLog(1, &got); err != nil || got.Term != 7 || f.tripped() {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if err := (fencedLog{&replaced{LogStore: logs}, f}).GetLog(2, &got); !errors.Is(err, raft.ErrLogNotFound) || f.tripped() {
+		t.Errorf("beyond the end: %v", err)
+	}
+}

@@ -130,7 +130,8 @@ func Start(cfg Config, parts Parts) (*Group, error) {
 	g.injector, _ = parts.Transport.(Injector)
 	g.link, _ = parts.Transport.(Link)
 	relay := newRelay(g.fence, parts.Transport.Consumer())
-	parts, err = parts.behind(g.fence, relay)
+	office := &office{}
+	parts, err = parts.behind(g.fence, relay, office)
 	if err != nil {
 		return nil, fmt.Errorf("start group %s: %w", cfg.Name, err)
 	}
@@ -140,6 +141,7 @@ func Start(cfg Config, parts Parts) (*Group, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start group %s: %w", cfg.Name, err)
 	}
+	office.raft.Store(g.raft)
 	g.raft.RegisterObserver(raft.NewObserver(nil, false, g.cfg.Metrics.observer()))
 	if err := g.fence.arm(); err != nil {
 		// NewRaft read a stand-in instead of a damaged entry: it must not live.

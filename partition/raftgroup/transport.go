@@ -12,8 +12,10 @@ import (
 // silent it sends no request, and relay gives no answer.
 type fencedTransport struct {
 	raft.Transport
-	fence *fence
-	relay *relay
+	fence     *fence
+	relay     *relay
+	office    *office
+	snapshots raft.SnapshotStore
 }
 
 func (t fencedTransport) Consumer() <-chan raft.RPC { return t.relay.to }
@@ -21,8 +23,14 @@ func (t fencedTransport) Consumer() <-chan raft.RPC { return t.relay.to }
 func (t fencedTransport) SetHeartbeatHandler(func(raft.RPC)) {}
 
 func (t fencedTransport) AppendEntries(id raft.ServerID, to raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
-	if err := t.fence.silent(); err != nil {
+	if err := t.office.check(t.fence, req); err != nil {
 		return err
+	}
+	switch at := stub(req.Entries); {
+	case at == 0:
+		return t.offer(id, to, req, resp)
+	case at > 0:
+		req.Entries = req.Entries[:at]
 	}
 	return t.Transport.AppendEntries(id, to, req, resp)
 }
@@ -35,7 +43,7 @@ func (t fencedTransport) AppendEntriesPipeline(id raft.ServerID, to raft.ServerA
 	if err != nil {
 		return nil, err
 	}
-	return fencedPipeline{p, t.fence}, nil
+	return fencedPipeline{p, t.fence, t.office}, nil
 }
 
 func (t fencedTransport) RequestVote(id raft.ServerID, to raft.ServerAddress, req *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
@@ -71,12 +79,16 @@ func (t preVoter) RequestPreVote(id raft.ServerID, to raft.ServerAddress, req *r
 
 type fencedPipeline struct {
 	raft.AppendPipeline
-	fence *fence
+	fence  *fence
+	office *office
 }
 
 func (p fencedPipeline) AppendEntries(req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
-	if err := p.fence.silent(); err != nil {
+	if err := p.office.check(p.fence, req); err != nil {
 		return nil, err
+	}
+	if stub(req.Entries) >= 0 {
+		return nil, errStub // Raft goes back to single requests
 	}
 	return p.AppendPipeline.AppendEntries(req, resp)
 }

@@ -97,15 +97,21 @@ func onNet(t *testing.T, cfg simnet.Config, f func(t *testing.T, n *simnet.Net))
 }
 
 // newReplicas describes a group of three; none is started.
-func newReplicas(t *testing.T, n *simnet.Net, name string) *replicas {
-	c := &replicas{t: t, net: n, name: name, timing: raftgroup.DefaultTiming(), all: make([]*replica, 3)}
+func newReplicas(t *testing.T, n *simnet.Net, name string) *replicas { return newGroup(t, n, name, 3) }
+
+func newGroup(t *testing.T, n *simnet.Net, name string, size int) *replicas {
+	c := &replicas{t: t, net: n, name: name, timing: raftgroup.DefaultTiming(), all: make([]*replica, size)}
 	for i := range c.all {
 		id := raft.ServerID(fmt.Sprintf("%d/%s", i, name))
 		c.voters = append(c.voters, raft.Server{ID: id, Address: raft.ServerAddress(id)})
 		c.all[i] = &replica{host: n.Host(hostName(i)), logs: raft.NewInmemStore(), fsm: &lister{}}
 		c.all[i].link = c.all[i].host.Endpoint(name, c.voters[i].Address)
 	}
-	t.Cleanup(func() { c.stop(0, 1, 2) })
+	t.Cleanup(func() {
+		for i := range c.all {
+			c.stop(i)
+		}
+	})
 	return c
 }
 
@@ -159,6 +165,9 @@ func (c *replicas) startOurs(i int, stable raft.StableStore) {
 	r := c.all[i]
 	cfg := raftgroup.Config{Name: c.name, ID: c.voters[i].ID, Timing: c.timing}
 	parts := raftgroup.Parts{FSM: r.fsm, Logs: r.logs, Stable: stable, Snapshots: raft.NewDiscardSnapshotStore(), Transport: r.link}
+	if r.slow != nil {
+		parts.Logs = r.slow
+	}
 	if err := raftgroup.Bootstrap(cfg, parts, c.voters); err != nil && !errors.Is(err, raft.ErrCantBootstrap) {
 		c.t.Fatal(err)
 	}
