@@ -207,6 +207,7 @@ func (v *verdict) add(o verdict) {
 	v.repaired += o.repaired
 	v.sectorsLost += o.sectorsLost
 	v.namesLost += o.namesLost
+	v.problems = append(v.problems, o.problems...)
 	for what, n := range o.noted {
 		v.noted[what] += n
 	}
@@ -229,7 +230,7 @@ func (s *suite) report(name string, wanted ...string) {
 			s.t.Errorf("vacuous: no %s was seen", what)
 		}
 	}
-	if s.t.Failed() && r.Verdict == check.Pass {
+	if s.total.lost+s.total.phantoms+s.total.openFailures+len(s.total.problems) > 0 {
 		r.Verdict = check.Failed
 	}
 	fmt.Println(r)
