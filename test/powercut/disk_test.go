@@ -60,6 +60,7 @@ func (d *disk) mount() string {
 	err := syscall.Mount(dev, dir, d.kind, 0, "")
 	d.detach(dev) // takes effect when it is unmounted, by whomever
 	if err != nil {
+		d.remove(dir)
 		d.t.Fatalf("mount a %s after a power cut: %v", d.kind, err)
 	}
 	d.inner = dir
