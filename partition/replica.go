@@ -234,6 +234,9 @@ func (r *Replica) Start() error {
 	}
 	if len(r.cfg.Voters) > 0 {
 		err := raftgroup.Bootstrap(cfg, parts, r.cfg.Voters)
+		if errors.Is(err, raft.ErrCantBootstrap) && r.log.LastIndex() == 0 {
+			return errs.Errorf(errs.ReplicaQuarantined, "partition %s was formed before, this replica has voted, and its log is missing; it must be replaced by a new replica", name)
+		}
 		if err != nil && !errors.Is(err, raft.ErrCantBootstrap) { // formed by an earlier start
 			return fmt.Errorf("form partition %s: %w", name, err)
 		}

@@ -525,6 +525,21 @@ func TestAFormedReplicaThatLostItsLogIsNotMadeAgain(t *testing.T) {
 	}
 }
 
+// The metadata may not know yet that it was formed, or not any more where the broker has just started and is behind.
+func TestAReplicaThatVotedAndLostItsLogIsNotFormedAgain(t *testing.T) {
+	disk := sim.New()
+	r := newRig(t, disk, "/data")
+	r.start()
+	r.mustAppend(batch("a"))
+	r.stop()
+	if err := disk.RemoveAll(r.cfg.Dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.tryStart(); errs.CodeOf(err) != errs.ReplicaQuarantined { // with voters
+		t.Fatalf("got %v", err)
+	}
+}
+
 func TestConfigureTakesEffectWhileRunning(t *testing.T) {
 	r := simRig(t)
 	big := batch(strings.Repeat("x", 5000))
