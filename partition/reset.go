@@ -77,7 +77,7 @@ func (r *Replica) whileOpen(f func()) {
 // beside it, to spare the bytes, and once more with the append lock held, where it counts.
 func (r *Replica) judgeOffer(req *raft.InstallSnapshotRequest) (resp *raft.InstallSnapshotResponse, needed bool, err error) {
 	g := r.group.Load()
-	if err := r.failure(); err != nil || g == nil || g.Muted() {
+	if err := r.failure(); err != nil || g == nil || g.Muted() || g.Err() != nil { // what a fenced group takes for its term may not be durable
 		return nil, false, errors.Join(errNotServing, err)
 	}
 	if req.SnapshotVersion != raft.SnapshotVersionMax {

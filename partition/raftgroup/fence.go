@@ -30,6 +30,7 @@ type fence struct {
 	mu       sync.Mutex
 	err      error // guarded by mu; why the fence tripped
 	armed    bool  // guarded by mu; the group runs
+	told     bool  // guarded by mu; onTrip was called
 	stopping bool  // guarded by mu; errors are expected from now on
 }
 
@@ -61,10 +62,11 @@ func (f *fence) trip(err error) {
 		return
 	}
 	f.err = err
-	armed := f.armed && !f.stopping
+	f.told = f.armed && !f.stopping
+	tell := f.told
 	close(f.failed)
 	f.mu.Unlock()
-	if armed { // otherwise Start returns the error
+	if tell { // otherwise Start returns the error, or whoever stops the group looks
 		f.onTrip(err)
 	}
 }
@@ -102,6 +104,13 @@ func (f *fence) cause() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.err
+}
+
+// untold tells whether the owner has not heard of the error, since the group was being stopped.
+func (f *fence) untold() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err != nil && !f.told
 }
 
 // fencedLog is the LogStore that Raft sees. It implements none of Raft's optional

@@ -149,8 +149,11 @@ func (g *StateGroup) restart(between func()) error {
 	if err := g.Group().Stop(ctx); err != nil {
 		return g.broken(err)
 	}
-	if err := g.Group().Err(); err != nil {
-		return err // fenced meanwhile: its owner knows
+	if err := g.Group().Err(); err != nil { // fenced meanwhile
+		if g.Group().fence.untold() {
+			return g.broken(err)
+		}
+		return err
 	}
 	between()
 	if err := g.startGroup(); err != nil {

@@ -358,3 +358,45 @@ func TestASnapshotThatCannotBeWrittenChangesNothing(t *testing.T) {
 		}
 	})
 }
+
+// lateError is a log whose next write waits, and fails then.
+type lateError struct {
+	hangingLog
+	err atomic.Pointer[error]
+}
+
+func (l *lateError) StoreLogs(e []*raft.Log) error {
+	if err := l.hangingLog.StoreLogs(e); err != nil || l.err.Load() == nil {
+		return err
+	}
+	return *l.err.Load()
+}
+
+// The disk fails while Raft is being stopped for a snapshot: the owner hears of it, since there is no group any more.
+func TestAnErrorWhileRaftStopsForASnapshotReachesTheOwner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := sim.New()
+		must(t, errors.Join(disk.MkdirAll("/data", 0o700), disk.SyncDir("/")))
+		f := newAlone(t, disk, nil)
+		defer f.stop()
+		log := &lateError{hangingLog: hangingLog{InmemStore: raft.NewInmemStore()}}
+		f.cfg.Log = log
+		must(t, f.start())
+		f.conflicting(t)
+		until, boom := make(chan struct{}), errors.New("EIO")
+		log.hang.Store(&until)
+		log.err.Store(&boom)
+		go f.send(3, 3, 2, 3, &raft.Log{Index: 4, Term: 3, Type: raft.LogNoop})
+		<-time.After(100 * time.Millisecond)
+		go f.install(3, 40, 3, []byte("{}"))
+		<-time.After(time.Second)
+		if n := f.failed.Load(); n != 0 {
+			t.Fatalf("%d failures before there was an error", n)
+		}
+		close(until)
+		<-time.After(time.Second)
+		if n := f.failed.Load(); n != 1 {
+			t.Errorf("the owner heard of %d failures", n)
+		}
+	})
+}
