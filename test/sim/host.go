@@ -22,8 +22,11 @@ import (
 	"github.com/tetratelabs/wazero/sys"
 )
 
-// buildTags of the world: its failpoints are live.
-const buildTags = "failpoint"
+// buildTags of the world: its failpoints are live, and bugs can be switched on.
+const buildTags = "failpoint,bugs"
+
+// bugVariable is bug.Variable in a build that has bugs, which this program is not.
+const bugVariable = "TIDEMARK_BUG"
 
 // Result is how a run went.
 type Result struct {
@@ -42,6 +45,7 @@ type Settings struct {
 	Nodes      int // 3 to 5
 	Partitions int
 	Faults     string // all, none, or a list
+	Bug        string // of internal/bug, to be found; empty: none
 }
 
 func (s Settings) flags(seed uint64) []string {
@@ -50,7 +54,13 @@ func (s Settings) flags(seed uint64) []string {
 }
 
 // Replay is simrun's flags for the same run.
-func (s Settings) Replay(seed uint64) string { return strings.Join(s.flags(seed)[1:], " ") }
+func (s Settings) Replay(seed uint64) string {
+	flags := s.flags(seed)[1:]
+	if s.Bug != "" {
+		flags = append(flags, "-bug", s.Bug)
+	}
+	return strings.Join(flags, " ")
+}
 
 // Run runs one world from its birth to its end. What it prints goes to trace, line by line.
 func (w *World) Run(ctx context.Context, seed uint64, trace io.Writer, s Settings) Result {
@@ -64,6 +74,10 @@ func (w *World) Run(ctx context.Context, seed uint64, trace io.Writer, s Setting
 		WithWalltime(time.wall, sys.ClockResolution(1)).
 		WithNanosleep(time.sleep).
 		WithOsyield(time.yield)
+	if s.Bug != "" {
+		config = config.WithEnv(bugVariable, s.Bug)
+	}
+	config = config.WithEnv("GOGC", "800") // memory is cheap here
 	instance, err := w.runtime.InstantiateModule(ctx, w.module, config)
 	if instance != nil {
 		_ = instance.Close(ctx)

@@ -39,7 +39,7 @@ func (l *life) openCoordinator() error {
 	cfg := raftgroup.StateConfig{
 		Name: coordGroup, Dir: dataDir + "/" + coordGroup, FS: l.disk, ID: id, Timing: timing, Stable: &votes{StableStore: slot, life: l, p: coordPartition},
 		Transport: w.net.link(l, coordGroup, id), Log: &mortalLog{n.coordLog, l},
-		SnapshotEvery: 100_000, Watchdog: l.watchdog,
+		SnapshotEvery: 50, Watchdog: l.watchdog,
 		OnFailure: func(err error) { l.exit("coordinator: %v", err) },
 	}
 	n.mu.Lock()
@@ -54,7 +54,7 @@ func (l *life) openCoordinator() error {
 	if err != nil {
 		return err
 	}
-	sg.Group().OnLeadership(func(term uint64, leads bool) { l.led(coordPartition, record.Epoch(term), leads) })
+	l.runs.Go("coordinator leadership", func(ctx context.Context) { l.watchCoordinator(ctx, sg) })
 	c.Attach(0, sg)
 	c.Start()
 	n.mu.Lock()
@@ -64,6 +64,18 @@ func (l *life) openCoordinator() error {
 	defer l.mu.Unlock()
 	l.coordinator, l.coordState = c, sg
 	return nil
+}
+
+// watchCoordinator tells who coordinates. A state group that is reset has another Raft group afterwards, so it is asked.
+func (l *life) watchCoordinator(ctx context.Context, sg *raftgroup.StateGroup) {
+	last := uint64(0)
+	for pause(ctx, 50*time.Millisecond) == nil && !l.dead.Load() {
+		term, leads := sg.Leading()
+		if leads && term != last {
+			last = term
+			l.led(coordPartition, record.Epoch(term), true)
+		}
+	}
 }
 
 func coordID(node int) raft.ServerID { return raft.ServerID(fmt.Sprintf("%d/c", node)) }

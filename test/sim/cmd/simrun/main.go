@@ -41,6 +41,7 @@ func main() {
 	flag.IntVar(&o.settings.Nodes, "nodes", 0, "3 or 5; 0: the seed decides")
 	flag.IntVar(&o.settings.Partitions, "partitions", 3, "partitions of the topic")
 	flag.StringVar(&o.settings.Faults, "faults", "all", "kinds of faults: all, none, or a list such as kill,power,split")
+	flag.StringVar(&o.settings.Bug, "bug", "", "a bug of internal/bug that is switched on: the runs should fail")
 	flag.StringVar(&o.least, "least", "", "what all runs together must have seen at least, such as ops_acked=200000,elections=50")
 	flag.BoolVar(&o.trace, "trace", false, "print the whole trace, of runs that pass too")
 	flag.Parse()
