@@ -8,6 +8,7 @@ import (
 
 	"github.com/tidemarkhq/tidemark/internal/check"
 	"github.com/tidemarkhq/tidemark/internal/run"
+	"github.com/tidemarkhq/tidemark/partition"
 	"github.com/tidemarkhq/tidemark/proto/record"
 )
 
@@ -36,10 +37,10 @@ func newClients(w *World) *clients {
 	c := &clients{world: w, runs: run.Owned("clients")}
 	for p := range int32(w.options.Partitions) {
 		for i := range 2 {
-			c.add((&idempotent{client: w.newClient(fmt.Sprintf("i%d.%d", p, i), p), id: int64(p)*100 + int64(i)}).run)
+			c.add((&idempotent{late: -1, client: w.newClient(fmt.Sprintf("i%d.%d", p, i), p), id: int64(p)*100 + int64(i)}).run)
 		}
-		for i := range 1 {
-			c.add((&plain{w.newClient(fmt.Sprintf("p%d.%d", p, i), p)}).run)
+		for i, acks := range []partition.Acks{partition.AcksAll, partition.AcksQuorum} {
+			c.add((&plain{w.newClient(fmt.Sprintf("p%d.%d", p, i), p), acks}).run)
 		}
 		if w.topic.Retention.Age >= 0 {
 			c.add((&trimmer{w.newClient(fmt.Sprintf("t%d", p), p)}).run)
@@ -170,16 +171,19 @@ func outcome(a *answer) check.Outcome {
 }
 
 // plain appends without a producer id, and never sends anything twice.
-type plain struct{ *client }
+type plain struct {
+	*client
+	acks partition.Acks
+}
 
 func (p *plain) run(ctx context.Context) {
-	for p.rest(ctx, 100*time.Millisecond) {
+	for p.rest(ctx, 200*time.Millisecond) {
 		records := p.values(1 + p.rng.IntN(3))
 		op := p.op(check.Send)
 		op.Records = records
 		op.Producer = &check.Producer{ID: -1, Seq: -1}
 		t := p.world.history.Begin(op)
-		a := p.produce(ctx, &request{nonce: p.rng.Uint64(), batches: []record.Raw{p.batch(records)}})
+		a := p.produce(ctx, &request{nonce: p.rng.Uint64(), acks: p.acks, batches: []record.Raw{p.batch(records)}})
 		result := outcome(a)
 		if result == check.OK {
 			op.Records = placed(records, a.base)

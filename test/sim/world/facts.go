@@ -170,7 +170,7 @@ func (n *node) stop() {
 	if l == nil {
 		return
 	}
-	l.bury(context.Background())
+	l.close(context.Background())
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.life = nil

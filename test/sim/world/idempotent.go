@@ -24,6 +24,7 @@ type idempotent struct {
 	epoch int16
 	seq   int32 // of the next batch
 	queue []*sent
+	late  int32 // the next sequence of the epoch before, of which a zombie is left; -1: none
 }
 
 // sent is a batch that was not acknowledged yet.
@@ -43,8 +44,15 @@ func (p *idempotent) run(ctx context.Context) {
 			p.enqueue()
 		}
 		p.round(ctx)
+		before := len(p.queue)
 		if !p.settle() {
 			p.rest(ctx, 200*time.Millisecond)
+		}
+		switch {
+		case p.late >= 0 && len(p.queue) < before: // the new epoch has been there
+			p.haunt(ctx)
+		case p.rng.IntN(150) == 0:
+			p.fence()
 		}
 	}
 }
@@ -108,11 +116,31 @@ func (p *idempotent) settle() bool {
 	return false
 }
 
+// haunt is the producer's earlier incarnation, which does not know that it is fenced.
+func (p *idempotent) haunt(ctx context.Context) {
+	op := p.op(check.Send)
+	op.Records = p.values(1)
+	op.Producer = &check.Producer{ID: p.id, Epoch: p.epoch - 1, Seq: p.late, Idempotent: true}
+	b := p.batch(op.Records)
+	b.SetProducer(p.id, p.epoch-1, p.late)
+	p.late = -1
+	t := p.world.history.Begin(op)
+	a := p.produce(ctx, &request{batches: []record.Raw{b}})
+	result := outcome(a)
+	if result == check.OK {
+		op.Records = placed(op.Records, a.base)
+	} else if result == check.Fail {
+		p.world.history.Saw("zombies_refused", 1)
+	}
+	p.done(t, op, result, a)
+}
+
 // fence gives up what is under way, whose outcome stays unknown, and starts over in a new epoch.
 func (p *idempotent) fence() {
 	for _, s := range p.queue {
 		p.done(s.ticket, s.op, check.Unknown, s.answer)
 	}
+	p.late = p.seq
 	p.queue = nil
 	p.epoch++
 	p.seq = 0

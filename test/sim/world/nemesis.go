@@ -29,6 +29,8 @@ type trouble struct {
 var troubles = []trouble{
 	{"kill", (*nemesis).kill},
 	{"power", (*nemesis).power},
+	{"restart", (*nemesis).restart},
+	{"transfer", (*nemesis).transfer},
 	{"split", (*nemesis).split},
 	{"net", (*nemesis).badNet},
 	{"pause", (*nemesis).pause},
@@ -168,6 +170,32 @@ func (m *nemesis) power() (func(), time.Duration) {
 			continue
 		}
 		n.cutPower(tear)
+	}
+	return nil, 0
+}
+
+// restart ends a process as SIGTERM does.
+func (m *nemesis) restart() (func(), time.Duration) {
+	n := m.someone()
+	m.world.tasks.Go(n.name+" stops", func(context.Context) { n.retire() })
+	return nil, 0
+}
+
+// transfer asks a leader to hand over.
+func (m *nemesis) transfer() (func(), time.Duration) {
+	p := int32(m.rng.IntN(m.world.options.Partitions))
+	members := m.world.members(p)
+	n, to := m.world.leader(p), serverID(members[m.rng.IntN(len(members))], p)
+	l := n.up()
+	if l == nil || to == serverID(n.id, p) {
+		return nil, 0
+	}
+	if r := l.replica(p); r != nil {
+		m.world.tasks.Go("transfer", func(ctx context.Context) {
+			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+			defer cancel()
+			m.world.trace.say(n.name, "hands partition %d over to %s: %v", p, to, r.Transfer(ctx, to))
+		})
 	}
 	return nil, 0
 }

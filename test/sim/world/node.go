@@ -295,6 +295,24 @@ func (n *node) kill() {
 	}
 }
 
+// retire stops the node's process in order, and starts it again.
+func (n *node) retire() {
+	l := n.up()
+	if l == nil || !l.ready.Load() {
+		return
+	}
+	n.world.trace.say(n.name, "is told to stop")
+	ctx, cancel := context.WithTimeout(context.Background(), burialTime)
+	defer cancel()
+	l.close(ctx)
+	if l.dead.Load() {
+		return // something was faster
+	}
+	n.world.trace.say(n.name, "has stopped")
+	l.end((*sim.FS).Kill)
+	n.world.restartLater(n, "restart")
+}
+
 // cutPower takes what was not synced, also from a node whose process is down.
 func (n *node) cutPower(tear bool) {
 	if n.spared() {
@@ -347,6 +365,11 @@ func (l *life) tally() {
 func (l *life) bury(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, burialTime)
 	defer cancel()
+	l.close(ctx)
+}
+
+// close stops what runs in the process.
+func (l *life) close(ctx context.Context) {
 	l.mu.Lock()
 	replicas, coordinator, state := l.replicas, l.coordinator, l.coordState
 	l.replicas, l.coordinator, l.coordState = nil, nil, nil

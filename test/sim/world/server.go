@@ -62,7 +62,7 @@ func produce(ctx context.Context, r *partition.Replica, q *request) *answer {
 	var refused error
 	for _, b := range q.batches {
 		p, err := r.Append(ctx, partition.Append{
-			Batch: slices.Clone(b), Conditional: q.conditional, Expect: q.offset, Enqueue: enqueueTime,
+			Batch: slices.Clone(b), Acks: q.acks, Conditional: q.conditional, Expect: q.offset, Enqueue: enqueueTime,
 		})
 		if refused = err; err != nil {
 			break // what follows must not overtake it

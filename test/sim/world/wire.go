@@ -31,6 +31,7 @@ type request struct {
 	linear      bool   // fetch: after all that was acknowledged
 	max         int    // fetch: bytes
 	group       any
+	acks        partition.Acks
 	batches     []record.Raw // produce: in this order
 }
 

@@ -96,6 +96,7 @@ func newWorld(o Options, out io.Writer) *World {
 	case 2: // by age, which no run reaches, though its clocks may: the log start moves on request only
 		w.topic.Retention.Age = 6 * time.Hour
 	}
+	w.topic.MinInsync = 1 + int(o.Seed/3%2)
 	w.net = newNetwork(w)
 	began := clock.System().Now().Round(0)
 	for i := range o.Nodes {
