@@ -28,4 +28,4 @@ SEEDS ?= 36
 sim: SECONDS ?= 40
 sim:
 	go run ./test/sim/cmd/simrun -seed $(SEED) -seconds $(SECONDS) -n $(SEEDS) -partitions 2 -least \
-	ops_acked=200000,ops_unknown=1000,acked_during_fault=50000,elections=200,faults=500,unknown_landed=50,duplicates_suppressed=200,rebalances=50,segments_given_up=200,repaired_tails=4,quarantined=5,resets=8,zombies_refused=20
+	ops_acked=200000,ops_unknown=1000,acked_during_fault=50000,elections=200,faults=500,unknown_landed=50,duplicates_suppressed=200,rebalances=50,segments_given_up=200,repaired_tails=4,quarantined=3,resets=8,zombies_refused=20
