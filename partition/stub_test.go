@@ -1,6 +1,7 @@
 package partition
 
 import (
+	"bytes"
 	"errors"
 	"testing"
 	"time"
@@ -97,4 +98,50 @@ func (r *rig) retention(keep log.Retention) {
 	t := *r.topic.Load()
 	t.Retention = keep
 	r.Configure(t)
+}
+
+// A leader that heard where a replica ended before another one reset it goes on from there.
+func TestAReplicaThatWasResetTakesWhatBeginsBelowItsBase(t *testing.T) {
+	leader, whole := retained(t)
+	base, last, term := leader.log.FirstIndex()-1, leader.log.LastIndex(), leader.group.Load().Term()
+	reset := func(t *testing.T) *follower {
+		f := joining(t, sim.New())
+		f.start()
+		f.mustFeed(whole, term, base-3, base-3)
+		if resp, err := offering(t, leader.Replica, term).to(f.Replica); err != nil || !resp.Success {
+			t.Fatalf("%+v, %v", resp, err)
+		}
+		f.reopen()
+		return f
+	}
+	below := func(t *testing.T, f *follower, from, to log.Index) *raft.AppendEntriesRequest {
+		prev, err := whole.Entry(from - 1)
+		must(t, err)
+		req := &raft.AppendEntriesRequest{Term: term, PrevLogEntry: uint64(prev.Index), PrevLogTerm: uint64(prev.Term), LeaderCommitIndex: uint64(to)}
+		for i := from; i <= to; i++ {
+			e, err := whole.Entry(i)
+			must(t, err)
+			req.Entries = append(req.Entries, &raft.Log{Index: uint64(e.Index), Term: uint64(e.Term), Type: raft.LogType(e.Type), Data: bytes.Clone(e.Body)})
+		}
+		return req
+	}
+	f := reset(t)
+	for _, to := range []log.Index{base - 1, base, base + 2} { // it ends below, at, and above the base
+		if resp, err := f.send(below(t, f, base-2, to)); err != nil || !resp.Success || f.log.LastIndex() != max(to, base) {
+			t.Fatalf("through %d, base %d: %+v, %v; the log ends at %d", to, base, resp, err, f.log.LastIndex())
+		}
+	}
+	old := below(t, f, base-2, base+3)
+	old.Term--
+	if resp, err := f.send(old); err != nil || resp.Success || f.log.LastIndex() != base+2 {
+		t.Errorf("of a deposed leader: %+v, %v", resp, err)
+	}
+	other := below(t, f, base-2, base+3)
+	other.Entries[2].Term++
+	if resp, err := f.send(other); err != nil || resp.Success || f.log.LastIndex() != base+2 {
+		t.Errorf("with another entry at the base: %+v, %v", resp, err)
+	}
+	f.mustFeed(leader.log, term, last, last)
+	f.awaitHigh(leader.View().HighWatermark)
+	leader.same(t, f.rig)
 }

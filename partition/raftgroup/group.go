@@ -135,6 +135,7 @@ func Start(cfg Config, parts Parts) (*Group, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start group %s: %w", cfg.Name, err)
 	}
+	relay.logs = parts.Logs
 	// Raft blocks when nobody takes the notification, so watch does nothing else.
 	notify := make(chan bool, 16)
 	g.raft, err = raft.NewRaft(cfg.raft(notify), parts.FSM, parts.Logs, parts.Stable, parts.Snapshots, parts.Transport)

@@ -400,3 +400,31 @@ func TestAnErrorWhileRaftStopsForASnapshotReachesTheOwner(t *testing.T) {
 		}
 	})
 }
+
+// What came after an installed snapshot was never committed: the next leader's entries take its place. Raft finds no entry
+// at the snapshot, and refused them for ever, as a snapshot that this replica had already.
+func TestAnotherLeadersEntriesFollowAnInstalledSnapshot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := sim.New()
+		must(t, errors.Join(disk.MkdirAll("/data", 0o700), disk.SyncDir("/")))
+		log := raft.NewInmemStore()
+		f := newAlone(t, disk, log)
+		defer f.stop()
+		must(t, f.start())
+		f.conflicting(t)
+		if resp, err := f.install(3, 40, 3, []byte("{}")); err != nil || !resp.Success {
+			t.Fatalf("%+v, %v", resp, err)
+		}
+		noop := func(index, term uint64) *raft.Log { return &raft.Log{Index: index, Term: term, Type: raft.LogNoop} }
+		if resp, err := f.send(3, 40, 3, 40, noop(41, 3), noop(42, 3)); err != nil || !resp.Success {
+			t.Fatalf("%+v, %v", resp, err)
+		}
+		var got raft.Log
+		if resp, err := f.send(4, 40, 3, 40, noop(41, 4)); err != nil || !resp.Success || log.GetLog(41, &got) != nil || got.Term != 4 {
+			t.Errorf("%+v, %v; entry 41 is of term %d", resp, err, got.Term)
+		}
+		if resp, err := f.send(4, 38, 3, 40, noop(39, 3), noop(40, 3), noop(41, 4), noop(42, 4)); err != nil || !resp.Success {
+			t.Errorf("beginning below the snapshot: %+v, %v", resp, err)
+		}
+	})
+}

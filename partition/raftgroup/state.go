@@ -222,7 +222,7 @@ func (g *StateGroup) startGroup() error {
 		Name: g.cfg.Name, ID: g.cfg.ID, Timing: g.cfg.Timing, Logger: g.cfg.Logger, Metrics: g.cfg.Metrics,
 		OnFailure: g.cfg.OnFailure, OnWedged: g.wedged, Watchdog: g.cfg.Watchdog, trailing: trailingState,
 	}
-	parts := Parts{FSM: g.fsm, Logs: g.log, Stable: g.cfg.Stable, Snapshots: g.snapshots, Transport: g.cfg.Transport}
+	parts := Parts{FSM: g.fsm, Logs: basedLog{g.log, g.snapshots}, Stable: g.cfg.Stable, Snapshots: g.snapshots, Transport: g.cfg.Transport}
 	if len(g.cfg.Voters) > 0 {
 		if err := g.bootstrapOnce(cfg, parts); err != nil {
 			return err

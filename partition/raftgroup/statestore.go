@@ -59,6 +59,22 @@ func (l stateLogs) StoreLogs(entries []*raft.Log) error {
 	return l.Append(out)
 }
 
+// basedLog is the log that Raft sees: for the entry of the newest snapshot it has a stub with the term where the log has
+// nothing. Raft looks there when a leader's entries replace all that came after the snapshot.
+type basedLog struct {
+	StateLog
+	snapshots *snapshotStore
+}
+
+// GetLog implements raft.LogStore.
+func (l basedLog) GetLog(index uint64, out *raft.Log) error {
+	err := l.StateLog.GetLog(index, out)
+	if newest := l.snapshots.newest(); errors.Is(err, raft.ErrLogNotFound) && newest != nil && newest.Index == index {
+		*out, err = raft.Log{Index: index, Term: newest.Term}, nil
+	}
+	return err
+}
+
 // reconcile makes the log fit the newest snapshot. A crash, or a snapshot from the
 // leader, may leave a log that ends below the snapshot or that disagrees at it: then the snapshot
 // says all, and the log starts anew behind it. A log that starts too late
