@@ -94,6 +94,44 @@ func TestOnlyASuccessOfTheSameTermMatches(t *testing.T) {
 	})
 }
 
+func TestAMatchIsToldBeforeRaftSeesTheAnswer(t *testing.T) {
+	bubble(t, Config{}, func(t *testing.T, n *Net) {
+		p := newPair(t, n, yes)
+		telling := make(chan struct{})
+		p.a.OnMatch(func(uint64, raft.ServerID, uint64) { telling <- struct{}{}; telling <- struct{}{} })
+
+		answered := make(chan error, 1)
+		go func() {
+			answered <- p.a.AppendEntries("b", "b", &raft.AppendEntriesRequest{Term: 1, Entries: logs(1, 1, 1)}, &raft.AppendEntriesResponse{})
+		}()
+		beforeAnswer(t, telling, answered)
+
+		pipe := openPipe(t, p)
+		defer pipe.Close()
+		if err := push(pipe, 2, 1, 1); err != nil {
+			t.Fatal(err)
+		}
+		go func() { answered <- (<-pipe.Consumer()).Error() }()
+		beforeAnswer(t, telling, answered)
+	})
+}
+
+// beforeAnswer finds that there is no answer while the match is being told, and one afterwards.
+func beforeAnswer(t *testing.T, telling <-chan struct{}, answered <-chan error) {
+	t.Helper()
+	<-telling // tell has been called, and stays
+	synctest.Wait()
+	select {
+	case <-answered:
+		t.Fatal("Raft saw the answer before the match was told")
+	default:
+	}
+	<-telling
+	if err := <-answered; err != nil {
+		t.Error(err)
+	}
+}
+
 func openPipe(t *testing.T, p *pair) raft.AppendPipeline {
 	t.Helper()
 	pipe, err := p.a.AppendEntriesPipeline("b", "b")

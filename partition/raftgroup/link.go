@@ -26,7 +26,9 @@ type Link interface {
 	// Intercept has InstallSnapshot requests of peers answered by i; nil has them refused.
 	Intercept(i Interceptor)
 	// OnMatch has tell called, from any goroutine, each time a follower has answered that it holds all
-	// entries through index, durably, under the leader's term. tell must not block.
+	// entries through index, durably, under the leader's term. tell has returned before Raft sees the answer: else
+	// a new leader serves before it knows that anybody is in sync, and its first appends fail with NOT_ENOUGH_REPLICAS.
+	// tell must not block.
 	OnMatch(tell func(term uint64, follower raft.ServerID, index uint64))
 	// Confirm asks the other voters, by a request that leaves after the call, whether their term is still term.
 	// It returns nil as soon as a majority of voters, this replica included, says so, and an
