@@ -99,8 +99,23 @@ func TestLowDiskRefusesAppendsAndRecovers(t *testing.T) {
 	if got := b.read(t, "orders", 0); got[0] != "before" {
 		t.Errorf("reads do not go on: %v", got)
 	}
+	for range 5 { // refused, and not logged each time
+		if _, err := b.produce(t.Context(), "orders", 0, batchOf(t, "during")); err == nil {
+			t.Error("taken while the disk is nearly full")
+		}
+	}
+	if body, _ := get(t, b, "/metrics"); !strings.Contains(body, "\ntidemark_disk_low 1\n") {
+		t.Error("the metrics do not tell")
+	}
 	sick.full.Store(false)
 	b.mustProduce(t, "orders", 0, "after")
+	logged := b.logged.String()
+	if n := strings.Count(logged, "the disk is nearly full"); n != 1 || !strings.Contains(logged, "level=WARN msg=\"the disk is nearly full") {
+		t.Errorf("the beginning is logged %d times\n%s", n, logged)
+	}
+	if n := strings.Count(logged, "level=INFO msg=\"the disk has room again"); n != 1 {
+		t.Errorf("the end is logged %d times\n%s", n, logged)
+	}
 	select {
 	case err := <-b.fatal:
 		t.Errorf("a nearly full disk is no reason to end: %v", err)

@@ -15,7 +15,7 @@ import (
 type collector struct {
 	b *Broker
 
-	build, node, uptime, free, total, memory, starts, pool *prometheus.Desc
+	build, node, uptime, free, total, low, memory, starts, pool *prometheus.Desc
 }
 
 func registerMetrics(b *Broker) {
@@ -32,6 +32,7 @@ func registerMetrics(b *Broker) {
 			uptime: desc("tidemark_uptime_seconds", "Time since the process started."),
 			free:   desc("tidemark_disk_free_bytes", "Free bytes of the file system that holds the data.", "dir"),
 			total:  desc("tidemark_disk_total_bytes", "Size of the file system that holds the data.", "dir"),
+			low:    desc("tidemark_disk_low", "1 while appends are refused because the disk is nearly full."),
 			memory: desc("tidemark_memory_limit_bytes", "Soft memory limit of the process (GOMEMLIMIT); +Inf: none."),
 			pool:   desc("tidemark_segment_pool_bytes", "Files of given-up segments that are kept to be written again."),
 			starts: desc("tidemark_broker_starts_since_graceful_stop", "Starts since the last graceful stop, this one included."),
@@ -39,7 +40,7 @@ func registerMetrics(b *Broker) {
 }
 
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.build, c.node, c.uptime, c.free, c.total, c.memory, c.starts, c.pool} {
+	for _, d := range []*prometheus.Desc{c.build, c.node, c.uptime, c.free, c.total, c.low, c.memory, c.starts, c.pool} {
 		ch <- d
 	}
 }
@@ -63,6 +64,11 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	if b.phase.Load() == phaseStarting {
 		return // who we are is not known yet
 	}
+	low := 0.0
+	if b.space.Low() {
+		low = 1
+	}
+	gauge(c.low, low)
 	gauge(c.node, 1, strconv.Itoa(int(b.ID())), b.cfg.Node.Rack, b.ClusterID())
 	gauge(c.starts, float64(b.starts))
 	if b.pool != nil {

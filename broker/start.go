@@ -77,6 +77,7 @@ func (b *Broker) openHelpers(context.Context) error {
 	if b.space, err = log.NewSpace(b.deps.FS, b.cfg.Node.DataDir, 0); err != nil {
 		return fmt.Errorf("free space of %s: %w", b.cfg.Node.DataDir, err)
 	}
+	b.space.OnChange(b.onSpace)
 	if b.cfg.Limits.PoolBytes > 0 {
 		if b.pool, err = log.OpenPool(b.deps.FS, b.path(poolDir), b.cfg.Limits.PoolBytes); err != nil {
 			return err
@@ -96,6 +97,15 @@ func (b *Broker) openHelpers(context.Context) error {
 	b.onStop("the stable store", func(context.Context) error { return b.stable.Close() })
 	b.groupMetrics = raftgroup.NewMetrics(b.deps.Registry)
 	return nil
+}
+
+func (b *Broker) onSpace(low bool, free, reserve int64) {
+	if low {
+		b.logger.Warn("the disk is nearly full: appends are refused until a quarter more than the reserve is free; free space, or shorten the retention of topics",
+			"dir", b.cfg.Node.DataDir, "free_bytes", free, "reserve_bytes", reserve)
+		return
+	}
+	b.logger.Info("the disk has room again: appends are taken", "dir", b.cfg.Node.DataDir, "free_bytes", free, "reserve_bytes", reserve)
 }
 
 func (b *Broker) onStall(name string, stalled bool) {

@@ -2,7 +2,9 @@ package log
 
 import (
 	"errors"
+	"math"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -146,6 +148,13 @@ func TestLowSpaceIsToldBeforeItIsTooLate(t *testing.T) {
 	fs.SetQuota(1 << 20)
 	s, err := NewSpace(fs, "/", 512<<10)
 	must(t, err)
+	var told []bool
+	s.OnChange(func(low bool, free, reserve int64) {
+		told = append(told, low)
+		if low != (free < reserve) {
+			t.Errorf("low %v with %d bytes free of %d", low, free, reserve)
+		}
+	})
 	cfg := testConfig(worldDir)
 	cfg.FS, cfg.Space = fs, s
 	poisoned := 0
@@ -176,7 +185,17 @@ func TestLowSpaceIsToldBeforeItIsTooLate(t *testing.T) {
 	if l.LastIndex() < good || l.LowSpace() {
 		t.Fatalf("after space came back: last index %d of %d, low %v", l.LastIndex(), good, l.LowSpace())
 	}
+	if !slices.Equal(told, []bool{true, false}) {
+		t.Errorf("told %v", told)
+	}
 	must(t, l.Close())
+	full, err := NewSpace(fs, "/", math.MaxInt64/2)
+	must(t, err)
+	told = nil
+	full.OnChange(func(low bool, _, _ int64) { told = append(told, low) })
+	if full.Low(); !slices.Equal(told, []bool{true}) {
+		t.Errorf("full from the start: told %v", told)
+	}
 }
 
 // The tails of all logs stay within the budget, and a log that nobody writes to ends up with

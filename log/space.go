@@ -24,6 +24,7 @@ type Space struct {
 	fs      fsx.FS
 	dir     string
 	reserve int64
+	tell    func(low bool, free, reserve int64) // nil: nobody
 
 	free atomic.Int64 // at the last look, less what was written since
 	low  atomic.Bool
@@ -48,6 +49,15 @@ func NewSpace(fsys fsx.FS, dir string, reserve int64) (*Space, error) {
 	return s, nil
 }
 
+// OnChange has tell called when the disk becomes nearly full, and when it has room again; at once
+// where it is nearly full already. tell must not call s, and is set before s is shared.
+func (s *Space) OnChange(tell func(low bool, free, reserve int64)) {
+	s.tell = tell
+	if s.low.Load() {
+		tell(true, s.free.Load(), s.reserve)
+	}
+}
+
 // Low tells whether nothing new may be proposed. It asks the file system at
 // most once a second.
 func (s *Space) Low() bool {
@@ -70,14 +80,26 @@ func (s *Space) look(now bool) {
 	if !s.mu.TryLock() {
 		return // somebody else is looking
 	}
-	defer s.mu.Unlock()
+	free, changed := s.askLocked(now)
+	low := s.low.Load()
+	s.mu.Unlock()
+	if changed && s.tell != nil {
+		s.tell(low, free, s.reserve)
+	}
+}
+
+func (s *Space) askLocked(now bool) (free int64, changed bool) {
 	if !now && s.asked && clock.Since(s.looked) < spaceEvery {
-		return
+		return 0, false
 	}
 	s.looked, s.asked = clock.Monotonic(), true
-	if free, _, err := s.fs.Space(s.dir); err == nil {
-		s.set(free)
+	left, _, err := s.fs.Space(s.dir)
+	if err != nil {
+		return 0, false
 	}
+	was := s.low.Load()
+	s.set(left)
+	return s.free.Load(), s.low.Load() != was
 }
 
 // set decides. Leaving the low state takes a quarter more than the reserve, so
