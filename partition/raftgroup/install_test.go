@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -425,6 +427,60 @@ func TestAnotherLeadersEntriesFollowAnInstalledSnapshot(t *testing.T) {
 		}
 		if resp, err := f.send(4, 38, 3, 40, noop(39, 3), noop(40, 3), noop(41, 4), noop(42, 4)); err != nil || !resp.Success {
 			t.Errorf("beginning below the snapshot: %+v, %v", resp, err)
+		}
+	})
+}
+
+// Raft was started anew and the snapshot is not there: there was no room. The state stays what it was. Its readers have seen it, and what
+// the disk has of it may be old: of an old configuration, a retention that is no longer in force.
+func TestTheStateDoesNotGoBackWhereASnapshotIsNotInstalled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := sim.New()
+		must(t, errors.Join(disk.MkdirAll("/data", 0o700), disk.SyncDir("/")))
+		f := newAlone(t, disk, raft.NewInmemStore())
+		defer f.stop()
+		must(t, f.start())
+		command := func(index, term uint64, text string) *raft.Log {
+			return &raft.Log{Index: index, Term: term, Type: raft.LogCommand, Data: append(append([]byte{1, 0}, make([]byte, 16)...), text...)}
+		}
+		send := func(term, prev, prevTerm, commit uint64, entries ...*raft.Log) {
+			t.Helper()
+			if resp, err := f.send(term, prev, prevTerm, commit, entries...); err != nil || !resp.Success {
+				t.Fatalf("%+v, %v", resp, err)
+			}
+			synctest.Wait()
+		}
+		send(3, 0, 0, 3, &raft.Log{Index: 1, Term: 1, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(two)},
+			command(2, 3, "a=1"), command(3, 3, "a=2"))
+		disk.SetHook(func(op sim.Op) sim.Fault {
+			if op.Kind == sim.OpWrite && strings.Contains(op.Name, "snapshot-") {
+				return sim.Fault{Err: syscall.ENOSPC}
+			}
+			return sim.Fault{}
+		})
+		before := f.Group()
+		if resp, err := f.install(3, 40, 3, []byte(`{"a":"3"}`)); err == nil {
+			t.Fatalf("installed without room: %+v", resp)
+		}
+		disk.SetHook(nil)
+		if f.Group() == before || f.failed.Load() > 0 {
+			t.Fatal("Raft was not started anew: this tests nothing")
+		}
+		if got := f.sm.get("a"); got != "2" {
+			t.Errorf("a is %q now, and was 2", got)
+		}
+		// Raft passes entry 2 again, and the state is at 3: nothing may be kept as the state of entry 2.
+		send(3, 1, 1, 2, command(2, 3, "a=1"))
+		if got, err := f.sm.get("a"), f.Snapshot(); got != "2" || err == nil {
+			t.Errorf("a is %q, a snapshot between: %v", got, err)
+		}
+		send(3, 3, 3, 4, command(4, 3, "b=1"))
+		must(t, f.Snapshot())
+		must(t, f.Stop(context.Background()))
+		must(t, f.stable.Close())
+		must(t, f.start())
+		if a, b := f.sm.get("a"), f.sm.get("b"); a != "2" || b != "1" {
+			t.Errorf("a is %q, b is %q after a start", a, b)
 		}
 	})
 }

@@ -50,10 +50,15 @@ type stateFSM struct {
 	// applied is told how many bytes each applied entry had.
 	applied func(bytes int)
 	done    progress
+	raft    uint64 // what Raft has passed; below done after a restart; of Raft's FSM goroutine, and of restart
 }
 
 // Apply implements raft.FSM. It never panics on what the log holds.
 func (m *stateFSM) Apply(entry *raft.Log) any {
+	m.raft = entry.Index
+	if was, _ := m.done.now(); entry.Index <= was {
+		return nil // Raft was started anew
+	}
 	defer m.done.reach(entry.Index)
 	id, command, err := decodeEnvelope(entry.Data)
 	if err != nil {
@@ -69,6 +74,10 @@ func (m *stateFSM) Apply(entry *raft.Log) any {
 
 // Snapshot implements raft.FSM.
 func (m *stateFSM) Snapshot() (raft.FSMSnapshot, error) {
+	// Raft would give it the index that it has passed.
+	if is, _ := m.done.now(); m.raft < is {
+		return nil, fmt.Errorf("the state is at entry %d, Raft has come to %d again", is, m.raft)
+	}
 	state, err := m.sm.Snapshot()
 	if err != nil {
 		return nil, fmt.Errorf("snapshot of the state machine: %w", err)
@@ -82,10 +91,18 @@ func (m *stateFSM) Restore(r io.ReadCloser) error {
 	return errors.Join(errors.New("raft restores no state machine here"), r.Close())
 }
 
-// restart replaces the state by a snapshot that ends at index.
+// restart prepares for a Raft that starts at the newest snapshot: there is none, or it ends at index. A state that is
+// further stays, for it is being read: Raft passes the same entries once more.
 func (m *stateFSM) restart(index uint64, snapshot []byte) error {
-	m.done.restart(index)
-	return m.sm.Restore(snapshot)
+	m.raft = index
+	if is, _ := m.done.now(); is > index {
+		return nil
+	}
+	if err := m.sm.Restore(snapshot); err != nil {
+		return err
+	}
+	m.done.reach(index)
+	return nil
 }
 
 // progress is up to which index commands are applied.
@@ -103,13 +120,6 @@ func (p *progress) reach(index uint64) {
 		close(p.moved)
 		p.moved = nil
 	}
-}
-
-// restart goes back to index, from where all is applied again.
-func (p *progress) restart(index uint64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.index = index
 }
 
 // now is where it stands, and a channel that is closed when that changes.
