@@ -89,6 +89,34 @@ func TestTopics(t *testing.T) {
 	}
 }
 
+// A partition that nobody leads, as after its only replica was damaged, is named, and holds no other up.
+func TestAPartitionWithoutALeaderHoldsNoOtherUp(t *testing.T) {
+	s := fakeserver.Start(t, map[string]int{"t": 3})
+	fill(s, "t", 0, 20)
+	fill(s, "t", 2, 30)
+	s.SetLeaderless("t", 1, true)
+	a, ctx := open(t, s.Addr())
+	began := time.Now()
+	ranges, err := a.TopicOffsets(ctx, "t")
+	if err != nil || ranges[0] != (admin.Range{Partition: 0, End: 20}) || ranges[2] != (admin.Range{Partition: 2, End: 30}) {
+		t.Errorf("%+v, %v", ranges, err)
+	}
+	if err := ranges[1].Err; errs.CodeOf(err) != errs.LeaderNotAvailable || ranges[1].Partition != 1 {
+		t.Errorf("%+v", ranges[1])
+	}
+	at, err := a.TopicOffsetsAt(ctx, "t", time.UnixMilli(7500))
+	if err != nil || at[0].Offset != 8 || errs.CodeOf(at[1].Err) != errs.LeaderNotAvailable || at[2].Offset != 8 {
+		t.Errorf("%+v, %v", at, err)
+	}
+	plan, err := a.PlanReset(ctx, "g", admin.ToStart(), admin.ResetScope{Topics: []string{"t"}})
+	if err != nil || plan.Moves[0].Err != nil || errs.CodeOf(plan.Moves[1].Err) != errs.LeaderNotAvailable || plan.Moves[2].Err != nil {
+		t.Errorf("%+v, %v", plan, err)
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("three questions took %v", took)
+	}
+}
+
 func TestReset(t *testing.T) {
 	s := fakeserver.Start(t, map[string]int{"t": 2})
 	fill(s, "t", 0, 100)

@@ -134,7 +134,8 @@ func (c *Client) TrimTopic(ctx context.Context, name string, before map[int32]re
 	return trimmed, nil
 }
 
-// TopicOffsets tells which offsets each partition of a topic holds.
+// TopicOffsets tells which offsets each partition of a topic holds. A partition that has no leader for about a
+// second has its Err, and holds no other up.
 func (c *Client) TopicOffsets(ctx context.Context, name string) ([]Range, error) {
 	n, err := c.partitions(ctx, name)
 	if err != nil {
@@ -153,7 +154,8 @@ func (c *Client) TopicOffsets(ctx context.Context, name string) ([]Range, error)
 	return ranges, nil
 }
 
-// TopicOffsetsAt finds the first record at or after a time, per partition.
+// TopicOffsetsAt finds the first record at or after a time, per partition. A partition that has no leader for
+// about a second has its Err.
 func (c *Client) TopicOffsetsAt(ctx context.Context, name string, t time.Time) ([]TimeOffset, error) {
 	n, err := c.partitions(ctx, name)
 	if err != nil {

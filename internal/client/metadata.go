@@ -87,7 +87,7 @@ func (c *Client) leaderAddress(ctx context.Context, topic string, partition int3
 	addr := c.brokers[id].Address
 	c.mu.Unlock()
 	if addr == "" {
-		return "", errs.Errorf(errs.LeaderNotAvailable, "partition %s/%d has no leader at the moment", topic, partition)
+		return "", errs.Errorf(errs.LeaderNotAvailable, "partition %s/%d has no leader: its replicas are starting, cut off, or damaged; the brokers' logs tell", topic, partition)
 	}
 	return addr, nil
 }

@@ -2,6 +2,8 @@ package client
 
 import (
 	"context"
+	"slices"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -31,8 +33,13 @@ type OffsetAnswer struct {
 	Err       error
 }
 
+// leaderPatience is how long ListOffsets waits for leaders: one that is being elected comes
+// about as fast, and a damaged partition has none for as long as nobody mends it.
+const leaderPatience = time.Second
+
 // ListOffsets answers queries, each from the leader of its partition. It tries again
-// while that may help, until ctx or the request timeout ends; what is left then
+// while that may help, until ctx or the request timeout ends, or nothing is missing for leaderPatience
+// but partitions that nobody leads or that were not answered while others were; what is left then
 // has its last error.
 func (c *Client) ListOffsets(ctx context.Context, queries []OffsetQuery, level tidemarkv1.Consistency) []OffsetAnswer {
 	ctx, cancel := context.WithDeadline(ctx, clock.Deadline(c.cfg.RequestTimeout))
@@ -42,6 +49,7 @@ func (c *Client) ListOffsets(ctx context.Context, queries []OffsetQuery, level t
 	for i := range open {
 		open[i] = i
 	}
+	began := clock.Monotonic()
 	for try := 0; len(open) > 0; try++ {
 		if try > 0 && (Sleep(ctx, c.cfg.Backoff.Delay(try-1)) != nil || c.refreshFor(ctx, queries, open) != nil) {
 			return answers
@@ -50,8 +58,18 @@ func (c *Client) ListOffsets(ctx context.Context, queries []OffsetQuery, level t
 			c.listAt(ctx, addr, queries, some, answers, level)
 		}
 		open = stillOpen(open, answers, try)
+		if clock.Since(began) >= leaderPatience && (len(open) < len(queries) || leaderless(open, answers)) {
+			return answers
+		}
 	}
 	return answers
+}
+
+func leaderless(open []int, answers []OffsetAnswer) bool {
+	return !slices.ContainsFunc(open, func(i int) bool {
+		code := errs.CodeOf(answers[i].Err)
+		return code != errs.LeaderNotAvailable && code != errs.NotLeaderOrFollower
+	})
 }
 
 func stillOpen(open []int, answers []OffsetAnswer, try int) (left []int) {
