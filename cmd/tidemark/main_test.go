@@ -54,7 +54,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"broker": startBroker, "crash": crashBroker, "stop": stopBroker,
+			"broker": startBroker, "crash": crashBroker, "halt": haltBroker,
 			"kafka": startKafka, "exit": exitCode, "await": await, "flip": flip, "repeat": repeat,
 		},
 	})
@@ -104,8 +104,8 @@ func crashBroker(ts *testscript.TestScript, _ bool, _ []string) {
 	w.broker = nil
 }
 
-// stop ends the broker with SIGTERM; its exit code must be 0.
-func stopBroker(ts *testscript.TestScript, _ bool, _ []string) {
+// halt ends the broker with SIGTERM; its exit code must be 0. (A script's own stop ends the script.)
+func haltBroker(ts *testscript.TestScript, _ bool, _ []string) {
 	w := worldOf(ts)
 	if w.broker == nil {
 		ts.Fatalf("there is no broker")
