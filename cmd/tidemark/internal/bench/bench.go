@@ -20,6 +20,7 @@ import (
 
 	"github.com/tidemarkhq/tidemark/cmd/tidemark/internal/format"
 	"github.com/tidemarkhq/tidemark/cmd/tidemark/internal/link"
+	"github.com/tidemarkhq/tidemark/cmd/tidemark/internal/offsets"
 	"github.com/tidemarkhq/tidemark/internal/clock"
 	"github.com/tidemarkhq/tidemark/internal/run"
 )
@@ -252,6 +253,9 @@ func (l *Load) bounds(ctx context.Context, c link.Config) (map[link.TP]int64, in
 	}
 	defer t.Close()
 	bounds, err := t.Bounds(ctx, l.Topic)
+	if err == nil {
+		err = offsets.FirstErr(bounds)
+	}
 	from, left := map[link.TP]int64{}, int64(0)
 	for p, b := range bounds {
 		from[link.TP{Topic: l.Topic, Partition: p}] = b.Start
@@ -274,7 +278,7 @@ func EndToEnd(ctx context.Context, c link.Config, l Load) (Result, error) {
 		return Result{}, err
 	}
 	bounds, err := t.Bounds(ctx, l.Topic)
-	if err = errors.Join(err, t.Close()); err != nil {
+	if err = errors.Join(err, offsets.FirstErr(bounds), t.Close()); err != nil {
 		return Result{}, err
 	}
 	at := map[link.TP]int64{}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -174,6 +175,9 @@ func (a *app) plan(ctx context.Context, t link.Topics, f consumeFlags, topics []
 				return p, fail.With(fail.NotFound, "tidemark topic describe "+topic, fmt.Errorf("topic %s has no partition %d", topic, n))
 			}
 		}
+		if err := readable(bounds, f, topic, what.To != nil); err != nil {
+			return p, err
+		}
 		from, err := resolve(ctx, t, topic, what.From, bounds)
 		if err != nil {
 			return p, err
@@ -189,6 +193,10 @@ func (a *app) plan(ctx context.Context, t link.Topics, f consumeFlags, topics []
 			if len(f.partitions) > 0 && !slices.Contains(f.partitions, n) {
 				continue
 			}
+			if b.Err != nil {
+				a.say("note: %v", b.Err) // the group reads the others
+				continue
+			}
 			tp := link.TP{Topic: topic, Partition: n}
 			p.from[tp] = min(max(from[n], b.Start), b.End)
 			if p.from[tp] != from[n] && f.group == "" {
@@ -202,13 +210,36 @@ func (a *app) plan(ctx context.Context, t link.Topics, f consumeFlags, topics []
 	return p, nil
 }
 
+// readable is why the partitions that f asks for cannot all be read. A group without an end needs none of
+// them at its start.
+func readable(bounds map[int32]offsets.Bounds, f consumeFlags, topic string, ends bool) error {
+	err := offsets.FirstErr(bounds, f.partitions...)
+	if err == nil || f.group != "" && !ends {
+		return nil
+	}
+	hint := "tidemark topic describe " + topic + " tells the state of its partitions"
+	var others []string
+	for _, n := range slices.Sorted(maps.Keys(bounds)) {
+		if bounds[n].Err == nil {
+			others = append(others, strconv.Itoa(int(n)))
+		}
+	}
+	if len(others) > 0 && f.group == "" {
+		hint += "; -p " + strings.Join(others, ",") + " reads the others"
+	}
+	return fail.With(fail.Exit(err), hint, err)
+}
+
+// resolve turns a point into offsets of the partitions whose bounds are known.
 func resolve(ctx context.Context, t link.Topics, topic string, p offsets.Point, bounds map[int32]offsets.Bounds) (map[int32]int64, error) {
 	if p.NeedsTime() {
-		return t.AtTime(ctx, topic, p.T)
+		return t.AtTime(ctx, topic, p.T, bounds)
 	}
 	all := map[int32]int64{}
 	for n, b := range bounds {
-		all[n] = p.In(b)
+		if b.Err == nil {
+			all[n] = p.In(b)
+		}
 	}
 	return all, nil
 }

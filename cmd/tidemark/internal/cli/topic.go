@@ -217,7 +217,7 @@ func topicDocument(d admin.TopicDetail, short bool) document {
 	var size int64
 	for _, l := range d.Logs {
 		logs[l.Partition] = l
-		size += l.SizeBytes
+		size += max(l.SizeBytes, 0) // -1: not known
 	}
 	parts := table{columns: []string{"partition", "leader", "leader epoch", "replicas", "isr", "start", "end", "records", "bytes", "segments", "+log end", "error"}}
 	for _, p := range d.Partitions {
@@ -377,12 +377,23 @@ func (a *app) topicOffsets() *cobra.Command {
 				if at != "" {
 					out.columns = append(out.columns, "at time")
 				}
+				out.columns = append(out.columns, "error")
+				var failed []error
 				for _, name := range names {
-					if err := offsetRows(ctx, t, name, at, &out); err != nil {
+					some, err := offsetRows(ctx, t, name, at, &out)
+					if err != nil {
 						return err
 					}
+					failed = append(failed, some...)
 				}
-				return a.printTable(out)
+				if err := a.printTable(out); err != nil || len(failed) == 0 {
+					return err
+				}
+				err := errors.Join(failed...)
+				if len(failed) < len(out.rows) {
+					err = fail.With(fail.Partial, "tidemark topic describe tells the state of partitions", err)
+				}
+				return err
 			})
 		},
 	}
@@ -390,30 +401,35 @@ func (a *app) topicOffsets() *cobra.Command {
 	return impact(c, "read")
 }
 
-func offsetRows(ctx context.Context, t link.Topics, name, at string, out *table) error {
+// offsetRows also returns why partitions have no offsets.
+func offsetRows(ctx context.Context, t link.Topics, name, at string, out *table) (failed []error, err error) {
 	bounds, err := t.Bounds(ctx, name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var found map[int32]int64
 	if at != "" {
 		when, err := offsets.ParseTime(strings.TrimPrefix(at, "@"), clock.System().Now())
 		if err != nil {
-			return fail.With(fail.Usage, "", fmt.Errorf("--at: %w", err))
+			return nil, fail.With(fail.Usage, "", fmt.Errorf("--at: %w", err))
 		}
-		if found, err = t.AtTime(ctx, name, when); err != nil {
-			return err
+		if found, err = t.AtTime(ctx, name, when, bounds); err != nil {
+			return nil, err
 		}
 	}
 	for _, p := range slices.Sorted(maps.Keys(bounds)) {
 		b := bounds[p]
-		row := []any{name, p, b.Start, b.End, b.End - b.Start}
-		if at != "" {
-			row = append(row, found[p])
+		row, text := []any{name, p, b.Start, b.End, b.End - b.Start, found[p]}, ""
+		if b.Err != nil {
+			row, text = []any{name, p, nil, nil, nil, nil}, b.Err.Error()
+			failed = append(failed, b.Err)
 		}
-		out.rows = append(out.rows, row)
+		if at == "" {
+			row = row[:5]
+		}
+		out.rows = append(out.rows, append(row, text))
 	}
-	return nil
+	return failed, nil
 }
 
 func (a *app) topicTrim() *cobra.Command {
@@ -446,6 +462,9 @@ func (a *app) trim(topic string, to offsets.Point, only []int32, dry bool) error
 	var before map[int32]record.Offset
 	err := a.withTopics(func(ctx context.Context, t link.Topics) error {
 		bounds, err := t.Bounds(ctx, topic)
+		if err == nil {
+			err = offsets.FirstErr(bounds, only...)
+		}
 		if err != nil {
 			return err
 		}

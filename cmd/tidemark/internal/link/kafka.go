@@ -318,11 +318,11 @@ func (k kafkaTopics) Create(ctx context.Context, t NewTopic) (Topic, bool, error
 }
 
 func (k kafkaTopics) Bounds(ctx context.Context, topic string) (map[int32]offsets.Bounds, error) {
-	starts, err := k.list(ctx, topic, -2)
+	starts, noStart, err := k.list(ctx, topic, -2)
 	if err != nil {
 		return nil, err
 	}
-	ends, err := k.list(ctx, topic, -1)
+	ends, noEnd, err := k.list(ctx, topic, -1)
 	if err != nil {
 		return nil, err
 	}
@@ -330,27 +330,37 @@ func (k kafkaTopics) Bounds(ctx context.Context, topic string) (map[int32]offset
 	for p, start := range starts {
 		all[p] = offsets.Bounds{Start: start, End: ends[p]}
 	}
+	for _, failed := range []map[int32]error{noStart, noEnd} {
+		for p, err := range failed {
+			all[p] = offsets.Bounds{Err: err}
+		}
+	}
 	return all, nil
 }
 
-func (k kafkaTopics) AtTime(ctx context.Context, topic string, at time.Time) (map[int32]int64, error) {
-	found, err := k.list(ctx, topic, at.UnixMilli())
+func (k kafkaTopics) AtTime(ctx context.Context, topic string, at time.Time, bounds map[int32]offsets.Bounds) (map[int32]int64, error) {
+	found, failed, err := k.list(ctx, topic, at.UnixMilli())
 	if err != nil {
 		return nil, err
 	}
-	ends, err := k.list(ctx, topic, -1)
-	for p, o := range found {
-		if o < 0 {
-			found[p] = ends[p]
+	for p, b := range bounds {
+		if err := failed[p]; err != nil && b.Err == nil {
+			return nil, err
 		}
 	}
-	return found, err
+	for p, o := range found {
+		if o < 0 {
+			found[p] = bounds[p].End
+		}
+	}
+	return found, nil
 }
 
-func (k kafkaTopics) list(ctx context.Context, topic string, ts int64) (map[int32]int64, error) {
+// list asks for one offset of each partition, and says why it has some not.
+func (k kafkaTopics) list(ctx context.Context, topic string, ts int64) (all map[int32]int64, failed map[int32]error, err error) {
 	topics, err := k.Topics(ctx, topic)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	req := kmsg.NewPtrListOffsetsRequest()
 	req.ReplicaID = -1
@@ -364,23 +374,30 @@ func (k kafkaTopics) list(ctx context.Context, topic string, ts int64) (map[int3
 		}
 		req.Topics = append(req.Topics, rt)
 	}
-	all := map[int32]int64{}
+	all, failed = map[int32]int64{}, map[int32]error{}
 	for _, shard := range k.RequestSharded(ctx, req) {
+		if asked, ok := shard.Req.(*kmsg.ListOffsetsRequest); ok && shard.Err != nil && len(asked.Topics) > 0 {
+			for _, p := range asked.Topics[0].Partitions {
+				failed[p.Partition] = fmt.Errorf("offsets of %s/%d: %w", topic, p.Partition, coded(shard.Err))
+			}
+			continue
+		}
 		if shard.Err != nil {
-			return nil, coded(shard.Err)
+			return nil, nil, coded(shard.Err)
 		}
 		resp, ok := shard.Resp.(*kmsg.ListOffsetsResponse)
 		if !ok {
-			return nil, errors.New("list offsets: the answer is of another kind: " + strconv.Itoa(int(shard.Resp.Key())))
+			return nil, nil, errors.New("list offsets: the answer is of another kind: " + strconv.Itoa(int(shard.Resp.Key())))
 		}
 		for _, t := range resp.Topics {
 			for _, p := range t.Partitions {
 				if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
-					return nil, fmt.Errorf("offsets of %s/%d: %w", topic, p.Partition, coded(err))
+					failed[p.Partition] = fmt.Errorf("offsets of %s/%d: %w", topic, p.Partition, coded(err))
+					continue
 				}
 				all[p.Partition] = p.Offset
 			}
 		}
 	}
-	return all, nil
+	return all, failed, nil
 }

@@ -107,10 +107,11 @@ type NewTopic struct {
 type Topics interface {
 	Topics(ctx context.Context, names ...string) ([]Topic, error)
 	Create(ctx context.Context, t NewTopic) (topic Topic, existed bool, err error)
-	// Bounds is what each partition of a topic holds.
+	// Bounds is what each partition of a topic holds. One without a leader has its error.
 	Bounds(ctx context.Context, topic string) (map[int32]offsets.Bounds, error)
-	// AtTime is the first offset at or after a time, the end where there is none.
-	AtTime(ctx context.Context, topic string, at time.Time) (map[int32]int64, error)
+	// AtTime is the first offset at or after a time, the end where there is none, of each
+	// partition whose bounds are known.
+	AtTime(ctx context.Context, topic string, at time.Time, bounds map[int32]offsets.Bounds) (map[int32]int64, error)
 	Close() error
 }
 

@@ -219,25 +219,25 @@ func (n nativeTopics) Bounds(ctx context.Context, topic string) (map[int32]offse
 	}
 	all := map[int32]offsets.Bounds{}
 	for _, r := range ranges {
+		b := offsets.Bounds{Start: int64(r.Start), End: int64(r.End)}
 		if r.Err != nil {
-			return nil, fmt.Errorf("offsets of %s/%d: %w", topic, r.Partition, r.Err)
+			b = offsets.Bounds{Err: fmt.Errorf("offsets of %s/%d: %w", topic, r.Partition, r.Err)}
 		}
-		all[r.Partition] = offsets.Bounds{Start: int64(r.Start), End: int64(r.End)}
+		all[r.Partition] = b
 	}
 	return all, nil
 }
 
-func (n nativeTopics) AtTime(ctx context.Context, topic string, at time.Time) (map[int32]int64, error) {
+func (n nativeTopics) AtTime(ctx context.Context, topic string, at time.Time, bounds map[int32]offsets.Bounds) (map[int32]int64, error) {
 	found, err := n.TopicOffsetsAt(ctx, topic, at)
-	if err != nil {
-		return nil, err
-	}
-	bounds, err := n.Bounds(ctx, topic)
 	if err != nil {
 		return nil, err
 	}
 	all := map[int32]int64{}
 	for _, f := range found {
+		if b, ok := bounds[f.Partition]; !ok || b.Err != nil {
+			continue
+		}
 		if f.Err != nil {
 			return nil, fmt.Errorf("offsets of %s/%d: %w", topic, f.Partition, f.Err)
 		}

@@ -6,6 +6,8 @@ package offsets
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -133,8 +135,21 @@ func ParseTime(s string, now time.Time) (time.Time, error) {
 	return time.Time{}, fmt.Errorf("time %q: want 2026-11-20, 2026-11-20T10:00Z, milliseconds since 1970, or -15m", s)
 }
 
-// Bounds is what a partition holds: [Start, End).
-type Bounds struct{ Start, End int64 }
+// Bounds is what a partition holds: [Start, End), or why that is not known.
+type Bounds struct {
+	Start, End int64
+	Err        error
+}
+
+// FirstErr is why the first of the partitions is not known; nil: all are. No partitions mean all.
+func FirstErr(bounds map[int32]Bounds, partitions ...int32) error {
+	for _, p := range slices.Sorted(maps.Keys(bounds)) {
+		if err := bounds[p].Err; err != nil && (len(partitions) == 0 || slices.Contains(partitions, p)) {
+			return err
+		}
+	}
+	return nil
+}
 
 // NeedsTime tells whether the point must be looked up by its time.
 func (p Point) NeedsTime() bool { return p.Kind == Time }
