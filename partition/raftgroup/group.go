@@ -164,8 +164,15 @@ func Start(cfg Config, parts Parts) (*Group, error) {
 // Raft is the group underneath. Of Raft's own ways to shut down, none may be called.
 func (g *Group) Raft() *raft.Raft { return g.raft }
 
-// Term is Raft's current term.
-func (g *Group) Term() uint64 { return g.raft.CurrentTerm() }
+// Term is Raft's current term; 0 once the group is fenced: Raft may then believe in a term that
+// is not on disk (see fencedStable).
+func (g *Group) Term() uint64 {
+	term := g.raft.CurrentTerm()
+	if g.fence.tripped() {
+		return 0
+	}
+	return term
+}
 
 // Failed is closed when a disk error has fenced the group; Err tells which. From then on
 // the owner must let no answer of this group leave the broker.

@@ -415,6 +415,12 @@ func TestStableErrorFencesInsteadOfPanicking(t *testing.T) {
 	if _, ok := g.LeadsIn(); ok {
 		t.Error("leads without a durable vote")
 	}
+	if g.Raft().CurrentTerm() < 2 {
+		t.Fatal("Raft did not campaign, so this shows nothing")
+	}
+	if term := g.Term(); term > 1 {
+		t.Errorf("shows term %d, which is not on disk", term)
+	}
 }
 
 func TestStopHasADeadline(t *testing.T) {

@@ -37,8 +37,8 @@ func TestWhatAFencedGroupAnswersStaysHere(t *testing.T) {
 		if resp, err := ask(&raft.AppendEntriesRequest{RPCHeader: header, Term: 9, PrevLogEntry: 3, PrevLogTerm: 2}); err == nil {
 			t.Errorf("the term is not on disk, and the answer is %+v", resp)
 		}
-		if f.Group().Err() == nil || f.Group().Term() != 9 {
-			t.Errorf("term %d, fenced with %v: this tests nothing", f.Group().Term(), f.Group().Err())
+		if f.Group().Err() == nil || f.Group().Raft().CurrentTerm() != 9 {
+			t.Errorf("term %d, fenced with %v: this tests nothing", f.Group().Raft().CurrentTerm(), f.Group().Err())
 		}
 		if resp, err := ask(&raft.RequestVoteRequest{RPCHeader: header, Term: 10, LastLogIndex: 1 << 20, LastLogTerm: 9}); err == nil {
 			t.Errorf("a fenced group answers %+v", resp)
