@@ -115,7 +115,6 @@ func (c *client) prove(ctx context.Context) bool {
 // report ends the trace.
 func (w *World) report() bool {
 	bad := w.trace.failures()
-	w.history.Saw("world_violations", int64(bad))
 	if w.found == nil {
 		w.found = check.Check(w.history.History())
 	}
@@ -124,6 +123,10 @@ func (w *World) report() bool {
 		w.trace.violation("-", "%v", err)
 		bad++
 	}
-	fmt.Fprintf(w.trace.out, "%s\n", w.found.Result(require))
+	result := w.found.Result(require)
+	if bad > 0 && result.Verdict == check.Pass {
+		result.Verdict = check.Failed
+	}
+	fmt.Fprintf(w.trace.out, "%s\n", result)
 	return bad == 0
 }
