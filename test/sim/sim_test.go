@@ -1,3 +1,7 @@
+//go:build !race
+
+// A world has one thread: the race detector would find nothing, and slows the compiler of its code down.
+
 package sim
 
 import (
