@@ -124,7 +124,7 @@ func TestAnOfferOfATermThatIsNotDurableIsRefused(t *testing.T) {
 			return sim.Fault{}
 		})
 		_, _ = f.send(&raft.AppendEntriesRequest{Term: term})
-		if got := f.group.Load().Term(); got != term {
+		if got := f.group.Load().Raft().CurrentTerm(); got != term {
 			t.Fatalf("the term is %d: this tests nothing", got)
 		}
 		if resp, err := offering(t, leader.Replica, term).to(f.Replica); err == nil || current(t, f) != 0 {

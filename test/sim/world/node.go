@@ -162,10 +162,11 @@ func (l *life) openReplica(p int32) error {
 		OnFatal:      func(err error) { l.lostTrust(p, err) },
 		OnReset:      func() { l.reset(p) },
 	})
-	if err == nil {
-		err = r.Start()
-	}
 	if err != nil {
+		return l.refused(p, err)
+	}
+	if err := r.Start(); err != nil {
+		_ = r.Stop(context.Background()) // gives the log's lock back
 		return l.refused(p, err)
 	}
 	l.mu.Lock()
@@ -201,7 +202,7 @@ func (l *life) lostTrust(p int32, err error) {
 	delete(l.replicas, p)
 	l.mu.Unlock()
 	if r != nil {
-		l.runs.Go("retire", func(ctx context.Context) { _ = r.Stop(ctx) })
+		l.runs.Go("retire", func(ctx context.Context) { l.retire(ctx, r) })
 	}
 }
 
@@ -215,12 +216,22 @@ func (l *life) reset(p int32) {
 	l.mu.Unlock()
 	l.runs.Go("reset", func(ctx context.Context) {
 		if r != nil {
-			_ = r.Stop(ctx)
+			l.retire(ctx, r)
+		}
+		if ctx.Err() != nil {
+			return // the process ends
 		}
 		if err := l.openReplica(p); err != nil {
 			l.exit("partition %d does not start after a reset: %v", p, err)
 		}
 	})
+}
+
+// retire stops a replica that is in service no more, also while the process ends.
+func (l *life) retire(ctx context.Context, r *partition.Replica) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), burialTime)
+	defer cancel()
+	_ = r.Stop(ctx)
 }
 
 func (n *node) quarantine(p int32, err error) {
@@ -370,6 +381,7 @@ func (l *life) bury(ctx context.Context) {
 
 // close stops what runs in the process.
 func (l *life) close(ctx context.Context) {
+	_ = l.runs.StopWithin(ctx) // first, because a reset opens replicas
 	l.mu.Lock()
 	replicas, coordinator, state := l.replicas, l.coordinator, l.coordState
 	l.replicas, l.coordinator, l.coordState = nil, nil, nil
@@ -383,7 +395,6 @@ func (l *life) close(ctx context.Context) {
 			_ = r.Stop(ctx)
 		}
 	}
-	l.runs.Cancel()
 	l.tally()
 	if l.watchdog != nil {
 		l.watchdog.Stop()
