@@ -96,11 +96,19 @@ func (l *Log) cutSegment(old *segment, i Index, epochs *epochTable) (*segment, e
 	if err := l.scanBefore(g, i, epochs); err != nil {
 		return nil, err
 	}
-	if err := f.Truncate(g.endPos); err != nil {
-		return nil, err
+	// Whole blocks go first. A cut inside a block is two changes on the disk, and XFS makes them in
+	// this order: zeros to the block's end, then the size. A power cut between them would leave
+	// entries from i on missing, and behind them some that knew them to be durable.
+	for _, size := range []int64{alignBlock(g.endPos), g.endPos} {
+		if err := f.Truncate(size); err != nil {
+			return nil, err
+		}
+		failpoint.Hit("log/truncate/cut")
+		if err := l.fsync(f); err != nil {
+			return nil, err
+		}
 	}
-	failpoint.Hit("log/truncate/cut")
-	return g, l.fsync(f)
+	return g, nil
 }
 
 // scanBefore takes the frames before i into g.

@@ -84,6 +84,10 @@ func survive(f *inode, rng *rand.Rand, tear bool) content {
 	}
 	for _, w := range f.pending {
 		if w.truncate {
+			// Zeros to the end of the page, and the size: two changes, as XFS makes them.
+			if page := min(alignPage(w.off), int64(len(out.b))); page > w.off && rng.IntN(2) == 0 {
+				out.apply(write{off: w.off, data: make([]byte, page-w.off)})
+			}
 			if rng.IntN(2) == 0 {
 				out.apply(w)
 			}
@@ -97,6 +101,8 @@ func survive(f *inode, rng *rand.Rand, tear bool) content {
 	}
 	return out
 }
+
+func alignPage(n int64) int64 { return (n + pageBytes - 1) / pageBytes * pageBytes }
 
 // sectors cuts what is written at off where sectors begin.
 func sectors(off int64, data []byte, visit func(off int64, data []byte)) {

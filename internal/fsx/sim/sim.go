@@ -33,6 +33,9 @@ import (
 // SectorBytes is what a disk writes whole or not at all.
 const SectorBytes = 512
 
+// pageBytes is what the end of a file is filled up to with zeros.
+const pageBytes = 4096
+
 // ErrCrashed is the answer of a file system whose power was cut.
 var ErrCrashed = errors.New("sim: the power is off")
 
