@@ -45,7 +45,7 @@ func tidemark() {
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:      "testdata/script",
-		Deadline: time.Now().Add(2 * limit),
+		Deadline: time.Now().Add(8 * limit), // for all scripts together; with -race they take minutes
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("NO_COLOR", "1")
 			e.Values["world"] = &world{}
