@@ -167,7 +167,7 @@ func TestFailedSyncEndsTheProcess(t *testing.T) {
 func TestHungDiskIsSeenAndOutlived(t *testing.T) {
 	t.Parallel() // it waits more than it works
 	if testing.Short() {
-		t.Skip("takes as long as a disk must hang to be seen")
+		t.Skip("-short: a disk must hang for three real seconds before anybody may notice")
 	}
 	sick := &sickFS{FS: fsx.OS()}
 	b := startOn(t, sick)

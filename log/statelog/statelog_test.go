@@ -657,7 +657,7 @@ func TestModel(t *testing.T) {
 			},
 			"delete prefix": func(t *rapid.T) {
 				if len(model) == 0 {
-					t.Skip()
+					t.Skip("there is no prefix to delete")
 				}
 				n := rapid.IntRange(1, len(model)).Draw(t, "n")
 				if err := l.DeleteRange(model[0].Index, model[n-1].Index); err != nil {
@@ -667,7 +667,7 @@ func TestModel(t *testing.T) {
 			},
 			"delete suffix": func(t *rapid.T) {
 				if len(model) == 0 {
-					t.Skip()
+					t.Skip("there is no suffix to delete")
 				}
 				n := rapid.IntRange(0, len(model)-1).Draw(t, "n")
 				if err := l.DeleteRange(model[n].Index, next-1); err != nil {
@@ -683,7 +683,7 @@ func TestModel(t *testing.T) {
 			},
 			"torn write": func(t *rapid.T) {
 				if len(model) == 0 {
-					t.Skip()
+					t.Skip("there is nothing to stand behind")
 				}
 				frame := appendFrame(nil, entry(next, term), l.gen.n, next-1)
 				frame = append(binary.AppendUvarint(nil, uint64(len(frame))), frame...)

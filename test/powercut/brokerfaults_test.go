@@ -257,7 +257,7 @@ func TestBrokerWithAMisdirectedWrite(t *testing.T) {
 func TestBrokerOnAHungDisk(t *testing.T) {
 	t.Parallel() // it waits more than it works
 	if seconds() == 0 {
-		t.Skip("takes 35 s; set TIDEMARK_POWERCUT_SECONDS")
+		t.Skip("the disk must hang for the 30 real seconds of the promise; 'make powercut' and CI run this")
 	}
 	w, l := sickWorld(t, "diskhang-broker", plenty)
 	from := w.now()
